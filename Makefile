@@ -1,0 +1,34 @@
+# make train   set up and run the main job on the embedded default (simulated ECGs)
+# make test    set up and run the tests
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup train test check format clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt docker/install.sh
+	docker/install.sh $(VENV) dev
+	@touch $@
+
+train: setup
+	$(BIN)/python jobs/train.py $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Removes what setup and the tools made in this folder; datasets and runs lie elsewhere and are kept.
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find ecgmoe jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,85 @@
+"""What the entry points under jobs/ share: options from dataclasses, presets by name, errors that a user can read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+# Ray colours and repeats workers' lines otherwise, which makes a log file hard to read.
+os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def parse(options: type[T], argv: Sequence[str], description: str, default: T | None = None) -> T:
+    """Options from a command line.
+
+    Args:
+        options: a dataclass; its docstring's Attributes section is the help text.
+        argv: without the program's name.
+        description: shown by --help.
+        default: values that the command line changes.
+    """
+    prog = f"python {os.path.relpath(sys.argv[0])}" if sys.argv[0].endswith(".py") else None
+    arguments: dict[str, Any] = {"default": default} if default is not None else {}
+    return tyro.cli(options, args=list(argv), prog=prog, description=description, **arguments)
+
+
+def take_preset(argv: Sequence[str], presets: Mapping[str, Callable[[], T]], default: str) -> tuple[str, T, list[str]]:
+    """Split a leading preset name off a command line.
+
+    Returns:
+        Its name, its configuration, and the rest of the command line.
+
+    Raises:
+        ValueError: the first word is neither an option nor a preset.
+    """
+    rest = list(argv)
+    name = default
+    if rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+    if name not in presets:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(presets)}")
+    return name, presets[name](), rest
+
+
+def run_job(main: Callable[[list[str]], None]) -> None:
+    """Run an entry point: mistakes of the user and of the data end in one line and exit code 2, not in a traceback."""
+    # A pipe or a log file would otherwise see nothing until its buffer is full.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        reason = _cause_of_training_failure(error)
+        if reason is None:
+            raise
+        print(f"error: {reason}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _cause_of_training_failure(error: Exception) -> str | None:
+    """One line for what Ray raises when training or a task failed for good, None for anything else."""
+    if type(error).__module__.split(".")[0] != "ray":
+        return None
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        return "; ".join(f"worker {rank}: {_last_line(failure)}" for rank, failure in failures.items())
+    cause = getattr(error, "cause", None)
+    return _last_line(cause) if isinstance(cause, ValueError | OSError) else None
+
+
+def _last_line(error: object) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)

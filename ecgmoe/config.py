@@ -1,0 +1,85 @@
+"""The whole configuration of a run, assembled from the parts that own it, and the presets.
+
+Presets are functions. What a preset leaves alone, and anything else, can be changed on the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ecgmoe.backbones.config import BackboneConfig
+from ecgmoe.config_tools import require
+from ecgmoe.model.config import LossConfig, ModelConfig
+from ecgmoe.tasks import TASK_NAMES, Task, task_table
+from ecgmoe.training.config import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run computes (where its data and results lie is not part of it).
+
+    Attributes:
+        tasks: any of rr, age, sex, potassium, arrhythmia.
+        taxonomy: arrhythmia classes: "rhythm15" (clinical) or "report0_15" (the paper's list).
+        backbones: the encoders of the multi-model path.
+    """
+
+    tasks: tuple[str, ...] = TASK_NAMES
+    taxonomy: str = "rhythm15"
+    backbones: tuple[BackboneConfig, ...]
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        task_table(self.tasks, self.taxonomy)
+        names = [backbone.name for backbone in self.backbones]
+        require(bool(names), "a run needs at least one backbone")
+        require(len(set(names)) == len(names), f"a backbone is named twice: {', '.join(names)}")
+        require(
+            self.training.accumulation == 1 or self.loss.contrastive_weight == 0,
+            f"accumulation {self.training.accumulation} with contrastive_weight {self.loss.contrastive_weight}: the "
+            "contrastive term needs the whole global batch in one pass; set one of them to 1 or 0",
+        )
+
+    def task_table(self) -> tuple[Task, ...]:
+        """The tasks of this run in canonical order."""
+        return task_table(self.tasks, self.taxonomy)
+
+    @property
+    def cached(self) -> tuple[BackboneConfig, ...]:
+        """The backbones whose features embed computes ahead of training."""
+        return tuple(backbone for backbone in self.backbones if backbone.mode == "cached")
+
+    @property
+    def random_backbones(self) -> tuple[str, ...]:
+        """Backbones without published weights: every report names them."""
+        return tuple(backbone.name for backbone in self.backbones if backbone.weights is None)
+
+
+def tiny() -> RunConfig:
+    """Two CPU cores, minutes: the embedded default of `jobs/train.py`, with random-initialised backbones."""
+    return RunConfig(
+        backbones=(
+            BackboneConfig(name="timesnet", size="tiny", mode="full"),
+            BackboneConfig(name="dlinear", size="tiny", mode="full"),
+            BackboneConfig(name="moment", size="tiny", mode="cached", allow_random=True),
+        )
+    )
+
+
+def base() -> RunConfig:
+    """One GPU per worker, base-sized encoders; give MOMENT its published weights with --backbones.2.weights."""
+    return RunConfig(
+        backbones=(
+            BackboneConfig(name="timesnet", size="base", mode="full"),
+            BackboneConfig(name="dlinear", size="base", mode="full"),
+            BackboneConfig(name="moment", size="base", mode="cached", weights="AutonLab/MOMENT-1-small"),
+        ),
+        model=ModelConfig(width=128, attention_heads=8),
+        training=TrainingConfig(use_gpu=True, precision="bf16", global_batch=256, slots=16, zero_stage=2),
+    )
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {"tiny": tiny, "base": base}

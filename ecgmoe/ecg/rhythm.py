@@ -1,0 +1,194 @@
+"""Rhythm classes from machine statements (MIMIC-IV-ECG) and from SCP codes (PTB-XL).
+
+Two taxonomies of 15 classes each: "report0_15" is the paper's list, an exact match on the first statement; "rhythm15" is
+clinical and reads all statements. A record that matches nothing in rhythm15 has no label; it is not "other".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_REPORT0_STATEMENTS = (
+    "sinus rhythm",
+    "sinus bradycardia",
+    "sinus tachycardia",
+    "atrial fibrillation",
+    "sinus rhythm with borderline 1st degree a-v block",
+    "sinus rhythm with 1st degree a-v block",
+    "atrial fibrillation with rapid ventricular response",
+    "sinus arrhythmia",
+    "sinus rhythm with pac(s)",
+    "ventricular pacing",
+    "consider acute st elevation mi",
+    "warning: data quality may affect interpretation",
+    "sinus rhythm with pvc(s)",
+    "possible ectopic atrial rhythm",
+)
+
+_REPORT0_CLASSES = (
+    "sinus rhythm",
+    "sinus bradycardia",
+    "sinus tachycardia",
+    "atrial fibrillation",
+    "sinus rhythm with borderline 1st degree AV block",
+    "sinus rhythm with 1st degree AV block",
+    "atrial fibrillation with rapid ventricular response",
+    "sinus arrhythmia",
+    "sinus rhythm with PAC(s)",
+    "ventricular pacing",
+    "consider acute ST elevation MI",
+    "data quality may affect interpretation",
+    "sinus rhythm with PVC(s)",
+    "possible ectopic atrial rhythm",
+    "other",
+)
+
+_RHYTHM_CLASSES = (
+    "paced",
+    "ventricular tachycardia or idioventricular",
+    "2nd or 3rd degree AV block",
+    "atrial flutter",
+    "atrial fibrillation",
+    "supraventricular tachycardia",
+    "junctional",
+    "ectopic atrial",
+    "ventricular premature",
+    "atrial premature",
+    "1st degree AV block",
+    "sinus tachycardia",
+    "sinus bradycardia",
+    "sinus arrhythmia",
+    "sinus rhythm",
+)
+
+TAXONOMIES: dict[str, tuple[str, ...]] = {"rhythm15": _RHYTHM_CLASSES, "report0_15": _REPORT0_CLASSES}
+"""Class names by taxonomy, in the order of the label's integers."""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """A statement belongs to the class when `pattern` is found in it and `unless` is not."""
+
+    pattern: re.Pattern[str]
+    unless: re.Pattern[str] | None = None
+
+    def matches(self, statement: str) -> bool:
+        if not self.pattern.search(statement):
+            return False
+        return self.unless is None or not self.unless.search(statement)
+
+
+def _rule(pattern: str, unless: str | None = None) -> _Rule:
+    return _Rule(re.compile(pattern), re.compile(unless) if unless else None)
+
+
+# In the order of the classes: the first class with a matching statement wins. "supraventricular" contains "ventricular",
+# hence the look-behinds; "st junctional depression" is no rhythm, hence the words that must follow "junctional".
+_RHYTHM_RULES: tuple[_Rule, ...] = (
+    _rule(r"\bpac(?:ed|ing)\b|pacemaker", "wandering"),
+    _rule(
+        r"(?<!supra)ventricular (?:tachycardia|fibrillation|flutter)|idioventricular"
+        r"|wide (?:qrs|complex) tachycardia|tachycardia with wide complex",
+        "or aberrant",
+    ),
+    _rule(
+        r"(?:2nd|second|3rd|third) degree a-?v block|mobitz|wenckebach|(?:complete|high[- ]grade) (?:a-?v|heart) block"
+        r"|a-?v dissociation|\b[23]:1 a-?v block",
+        "flutter",
+    ),
+    _rule(r"flut"),
+    _rule(r"atrial fibrillation|\ba-?fib\b"),
+    _rule(r"supraventricular tachycardia|\bsvt\b|\batrial tachycardia|junctional tachycardia", "sinus or ectopic"),
+    _rule(r"junctional (?:rhythm|bradycardia|escape)"),
+    _rule(r"ectopic atrial|wandering atrial|\batrial rhythm|supraventricular rhythm"),
+    _rule(
+        r"\bpvcs?\b|(?<!supra)ventricular (?:premature|ectop\w*|bigem\w*|trigem\w*)|premature ventricular",
+    ),
+    _rule(
+        r"\bpacs?\b|atrial premature|premature atrial|supraventricular (?:ectop|complex|bigem|extrasyst|premature)",
+    ),
+    _rule(r"(?:1st|first) degree a-?v block|prolonged pr\b"),
+    _rule(r"sinus tachycardia"),
+    _rule(r"sinus bradycardia"),
+    _rule(r"sinus arrhythmia"),
+    _rule(r"sinus rhythm"),
+)
+
+_FLUTTER = 3
+_FLUTTER_OR_FIBRILLATION = re.compile(r"flut.*fib|fib.*flut")
+
+# By priority. Bigeminy and trigeminy do not say of what: atrial when premature atrial complexes are coded, else ventricular.
+_SCP_CLASSES: tuple[tuple[str, int], ...] = (
+    ("PACE", 0),
+    ("2AVB", 2),
+    ("3AVB", 2),
+    ("AFLT", 3),
+    ("AFIB", 4),
+    ("SVTAC", 5),
+    ("PSVT", 5),
+    ("SVARR", 7),
+    ("PVC", 8),
+    ("PAC", 9),
+    ("BIGU", 8),
+    ("TRIGU", 8),
+    ("1AVB", 10),
+    ("STACH", 11),
+    ("SBRAD", 12),
+    ("SARRH", 13),
+    ("SR", 14),
+)
+
+
+def _normalised(statement: str) -> str:
+    return " ".join(statement.lower().split())
+
+
+def classify_report0(report_0: str) -> int | None:
+    """Class of the paper's list for the first machine statement of a record.
+
+    Args:
+        report_0: the statement as written, with or without `*** ... ***`, `--- ... ---` and a trailing dot.
+
+    Returns:
+        Index into `TAXONOMIES["report0_15"]`; None for a blank statement.
+    """
+    statement = _normalised(report_0).strip("*-. ")
+    if not statement:
+        return None
+    if statement in _REPORT0_STATEMENTS:
+        return _REPORT0_STATEMENTS.index(statement)
+    return len(_REPORT0_STATEMENTS)
+
+
+def classify_rhythm(statements: Sequence[str]) -> int | None:
+    """Clinical rhythm class over all machine statements of a record.
+
+    Args:
+        statements: report_0, report_1, ... as written; blank ones are allowed.
+
+    Returns:
+        Index into `TAXONOMIES["rhythm15"]`; None where no class matches, and where a statement leaves open whether it is
+        flutter or fibrillation.
+    """
+    lines = [_normalised(statement) for statement in statements]
+    for index, rule in enumerate(_RHYTHM_RULES):
+        matching = [line for line in lines if rule.matches(line)]
+        if index == _FLUTTER and any(_FLUTTER_OR_FIBRILLATION.search(line) for line in matching):
+            return None
+        if matching:
+            return index
+    return None
+
+
+def rhythm_from_scp(codes: Mapping[str, float]) -> int | None:
+    """Clinical rhythm class of a PTB-XL record.
+
+    Args:
+        codes: SCP code to likelihood. Likelihood 0 means present but ungraded, so that every key counts.
+
+    Returns:
+        Index into `TAXONOMIES["rhythm15"]`; None where no rhythm is coded.
+    """
+    return next((label for code, label in _SCP_CLASSES if code in codes), None)

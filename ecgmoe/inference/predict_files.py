@@ -1,0 +1,125 @@
+"""Predictions of WFDB records through Ray Data: a folder, or one record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from ecgmoe.datasets.index import build_index
+from ecgmoe.ecg.beats import detect_r_peaks
+from ecgmoe.ecg.quality import QualityPolicy, assess
+from ecgmoe.ecg.record import RecordFault
+from ecgmoe.ecg.wfdb_file import read_wfdb
+from ecgmoe.evaluation.predictions import prediction_columns
+from ecgmoe.inference.predictor import Predictor
+from ecgmoe.model.batch import ECGBatch, pad_r_peaks
+from ecgmoe.pipeline.ray_data import actors, map_shards
+from ecgmoe.pipeline.store import Store
+
+BLOCK_RECORDS = 32
+REASON = "reason"
+"""Column that says why a record has no prediction; null where it has one."""
+
+
+class PredictFiles:
+    """An actor: reads a block of records (column path) and predicts those that can be used."""
+
+    def __init__(self, root: str, model: str, policy: QualityPolicy) -> None:
+        self.root, self.policy, self.predictor = root.rstrip("/"), policy, Predictor(model)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        signals, peaks, reasons = [], [], []
+        for path in block["path"].to_pylist():
+            try:
+                signal = read_wfdb(f"{self.root}/{path}")
+                if reason := self.policy.reason_to_exclude(assess(signal)):
+                    raise RecordFault(reason)
+            except RecordFault as fault:
+                reasons.append(str(fault))
+                continue
+            signals.append(torch.from_numpy(signal))
+            peaks.append(torch.from_numpy(detect_r_peaks(signal)))
+            reasons.append(None)
+        return with_reasons(block["path"], reasons, self.predict(signals, peaks))
+
+    def predict(self, signals: list[torch.Tensor], peaks: list[torch.Tensor]) -> pa.Table:
+        """Prediction columns of the usable records."""
+        count = len(signals)
+        batch = ECGBatch(
+            # A block without any usable record still needs the columns: predict one blank record and drop it.
+            signal=torch.stack(signals) if count else torch.zeros(1, 12, 5000, dtype=torch.int16),
+            r_peaks=pad_r_peaks(peaks) if count else torch.full((1, 1), -1, dtype=torch.int32),
+            study_id=torch.zeros(max(count, 1), dtype=torch.int64),
+            patient_id=torch.zeros(max(count, 1), dtype=torch.int64),
+        )
+        return pa.table(prediction_columns(self.predictor(batch), self.predictor.tasks)).slice(0, count)
+
+
+def with_reasons(paths: pa.ChunkedArray, reasons: list[str | None], predicted: pa.Table) -> pa.Table:
+    """Predictions back in the order of the paths, null with a reason where there is none."""
+    used = np.array([reason is None for reason in reasons])
+    position = np.where(used, np.cumsum(used) - 1, 0)
+    rows = predicted.take(pa.array(position, mask=~used))
+    return pa.table(
+        {"path": paths, **{name: rows[name] for name in rows.schema.names}, REASON: pa.array(reasons, pa.string())}
+    )
+
+
+def predict_files(model: str, source: str, policy: QualityPolicy | None = None) -> pa.Table:
+    """Predict every WFDB record of a folder, or one record.
+
+    Args:
+        model: model folder.
+        source: a folder (searched with its subfolders), or a record with or without its extension.
+        policy: which records are not predicted but listed with a reason.
+
+    Returns:
+        One row per record, ordered by path; bad records have nulls and a reason.
+
+    Raises:
+        DatasetError: there is no record.
+    """
+    path = Path(source)
+    header = path.with_suffix(".hea") if path.suffix in (".hea", ".dat", ".mat") else Path(f"{source}.hea")
+    if "://" not in source and not path.is_dir() and header.is_file():
+        root, paths, excluded = str(header.parent), [header.stem], ()
+    else:
+        index = build_index("wfdb", source)
+        root, paths, excluded = source, index.table["path"].to_pylist(), index.excluded
+    blocks = [pa.table({"path": paths[start : start + BLOCK_RECORDS]}) for start in range(0, len(paths), BLOCK_RECORDS)]
+    tables = list(
+        map_shards(
+            "predict",
+            blocks,
+            PredictFiles,
+            fn_constructor_kwargs={"root": Store(root).root, "model": model, "policy": policy or QualityPolicy()},
+            **actors(len(blocks)),
+        )
+    )
+    if excluded:
+        listed = pa.table({"path": [path for path, _ in excluded], REASON: [reason for _, reason in excluded]})
+        tables.append(listed)
+    return pa.concat_tables(tables, promote_options="default").sort_by("path")
+
+
+def write_predictions(model: str, source: str, out: str, policy: QualityPolicy | None = None) -> tuple[int, int]:
+    """Predict `source` into a Parquet file that appears when it is whole.
+
+    Returns:
+        Number of records predicted, and of records listed with a reason instead.
+
+    Raises:
+        ValueError: `out` is not a Parquet file's name.
+    """
+    if not out.endswith(".parquet"):
+        raise ValueError(f"--out {out}: the predictions are a Parquet file, give a name that ends in .parquet")
+    table = predict_files(model, source, policy)
+    folder, _, name = out.rpartition("/")
+    with Store(folder or ".").writing(name) as file:
+        pq.write_table(table, file, compression="zstd")
+    refused = len(table) - table[REASON].null_count
+    return len(table) - refused, refused

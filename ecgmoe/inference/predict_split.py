@@ -1,0 +1,66 @@
+"""Predictions of a whole split of prepared data through Ray Data: every record exactly once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ecgmoe.evaluation.predictions import prediction_table
+from ecgmoe.inference.predictor import Predictor
+from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.ray_data import actors, map_shards
+from ecgmoe.training.loader import BatchReader
+
+BATCH = 32
+
+
+class PredictShard:
+    """An actor: predicts the records of one shard that belong to the split; the block holds their labels."""
+
+    def __init__(self, model: str, data: str) -> None:
+        self.predictor = Predictor(model)
+        self.data = PreparedData(data)
+
+    def __call__(self, labels: pa.Table) -> pa.Table:
+        reader = BatchReader(self.data, labels, (), groups_kept=1)
+        parts, detected = [], []
+        for rows in np.array_split(np.arange(len(labels)), -(-len(labels) // BATCH)):
+            parts.append(self.predictor(reader.read(rows)))
+            detected.append(reader.detected_rr_ms(rows))
+        values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        rr = np.concatenate(detected)
+        return prediction_table(
+            values, labels, self.predictor.tasks, rr_detected_ms=pa.array(rr, pa.float32(), mask=np.isnan(rr))
+        )
+
+
+def predict_split(model: str, data: str, split: str) -> pa.Table:
+    """Predict every record of a split.
+
+    Args:
+        model: folder of a trained model; its cached backbones are computed from the waveform.
+        data: prepared folder.
+        split: "train", "validation" or "test".
+
+    Returns:
+        Predictions with labels, ordered by study_id.
+
+    Raises:
+        ValueError: the split is empty.
+    """
+    labels = PreparedData(data).labels()
+    labels = labels.filter(pc.equal(labels["split"], split))
+    if not len(labels):
+        raise ValueError(f"{data} has no record in the split {split!r}")
+    shards = [labels.filter(pc.equal(labels["shard"], shard)) for shard in pc.unique(labels["shard"])]
+    tables = list(
+        map_shards(
+            f"predict {split}",
+            shards,
+            PredictShard,
+            fn_constructor_kwargs={"model": model, "data": data},
+            **actors(len(shards)),
+        )
+    )
+    return pa.concat_tables(tables).sort_by("study_id")

@@ -1,0 +1,45 @@
+"""A model folder as a function from records to predictions in their units."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ecgmoe.model.batch import ECGBatch
+from ecgmoe.model.folder import CONFIG, WEIGHTS, load_model
+from ecgmoe.pipeline.store import Store
+
+
+class Predictor:
+    """Predicts all tasks of a model.
+
+    Args:
+        folder: path or URL of a model folder.
+        device: None takes a GPU where there is one.
+
+    Raises:
+        ModelFolderError: the folder is not a model, or it is torn.
+    """
+
+    def __init__(self, folder: str, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        store = Store(folder)
+        if store.local:
+            self.model, self.config = load_model(Path(store.root))
+        else:
+            with tempfile.TemporaryDirectory() as local:
+                for name in (CONFIG, WEIGHTS):
+                    store.download(name, Path(local) / name)
+                self.model, self.config = load_model(Path(local))
+        self.model.to(self.device)
+        self.tasks = self.model.tasks
+
+    @torch.inference_mode()
+    def __call__(self, batch: ECGBatch) -> dict[str, npt.NDArray[np.float32]]:
+        """By task: (B,) ms or years, (B,) probability of the class 1, or (B, classes) probabilities."""
+        output = self.model(batch.to(self.device))
+        return {name: value.cpu().numpy() for name, value in self.model.in_units(output.predictions).items()}

@@ -1,0 +1,1 @@
+"""ECG-MoE: front end, periodic experts, gates, fusion, heads and loss. Plain torch, no Ray and no DeepSpeed."""

@@ -1,0 +1,60 @@
+"""The batch that the model takes: what the loader and predict deliver, before anything is computed from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(kw_only=True)
+class ECGBatch:
+    """B records.
+
+    Attributes:
+        signal: int16 (B, 12, 5000), microvolt, -32768 where missing.
+        r_peaks: int32 (B, N), sample of each R peak in order, -1 in the padding.
+        study_id: int64 (B,).
+        patient_id: int64 (B,): records of one patient are not negatives of each other.
+        labels: task name to float32 (B,), NaN where the label is missing.
+        features: name of a cached backbone to fp16 (B, tokens, width).
+    """
+
+    signal: Tensor
+    r_peaks: Tensor
+    study_id: Tensor
+    patient_id: Tensor
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.signal)
+
+    def to(self, device: torch.device) -> ECGBatch:
+        """The same batch on another device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def rows(self, start: int, stop: int) -> ECGBatch:
+        """Records start..stop as a view."""
+        return self._each(lambda tensor: tensor[start:stop])
+
+    def _each(self, change) -> ECGBatch:  # type: ignore[no-untyped-def]
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return ECGBatch(
+            **{
+                name: {key: change(tensor) for key, tensor in value.items()}
+                if isinstance(value, dict)
+                else change(value)
+                for name, value in values.items()
+            }
+        )
+
+
+def pad_r_peaks(peaks: list[Tensor]) -> Tensor:
+    """R peaks of each record as int32 (B, N) with -1 after the last; N is at least 1."""
+    longest = max([1, *(len(each) for each in peaks)])
+    padded = torch.full((len(peaks), longest), -1, dtype=torch.int32)
+    for row, each in enumerate(peaks):
+        padded[row, : len(each)] = each
+    return padded

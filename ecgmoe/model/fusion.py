@@ -1,0 +1,64 @@
+"""Multi-model features and hierarchical fusion with one low-rank adapter per task (paper, Eq. 2 and 4).
+
+Legend: B batch, K backbones, M tokens of a backbone, D width, P tasks, I and O input and output width, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class MultiModelFeatures(nn.Module):
+    """Eq. 2: F_m = concat_k (W_k F_k + b_k), with the tokens of each backbone pooled by a learnt query: (B, K, D)."""
+
+    def __init__(self, widths: Mapping[str, int], width: int) -> None:
+        super().__init__()
+        self.norm = nn.ModuleDict({name: nn.LayerNorm(w) for name, w in widths.items()})
+        self.project = nn.ModuleDict({name: nn.Linear(w, width) for name, w in widths.items()})
+        self.query = nn.ParameterDict({name: nn.Parameter(torch.randn(width) * 0.02) for name in widths})
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Tokens (B, M_k, W_k) by backbone name to (B, K, D), in the order of the names given at construction."""
+        pooled = []
+        for name, project in self.project.items():
+            tokens = project(self.norm[name](features[name]))
+            score = tokens @ self.query[name].to(tokens.dtype) / tokens.shape[-1] ** 0.5
+            pooled.append((score.softmax(-1)[..., None] * tokens).sum(1))
+        return torch.stack(pooled, 1)
+
+
+class TaskLoRALinear(nn.Module):
+    """A shared linear layer with a low-rank adapter per task: y_p = W x_p + b + alpha / R B_p A_p x_p.
+
+    All tasks run in one pass, which peft refuses while training. B is zero at the start, so that every task begins as W.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, tasks: int, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.shared = nn.Linear(inputs, outputs)
+        self.A = nn.Parameter(torch.randn(tasks, rank, inputs) * inputs**-0.5)
+        self.B = nn.Parameter(torch.zeros(tasks, outputs, rank))
+        self.scale = alpha / rank
+
+    def forward(self, x_BPI: Tensor) -> Tensor:
+        """(B, P, I) to (B, P, O)."""
+        low = torch.einsum("bpi,pri->bpr", x_BPI, self.A.to(x_BPI.dtype))
+        return self.shared(x_BPI) + self.scale * torch.einsum("bpr,por->bpo", low, self.B.to(x_BPI.dtype))
+
+
+class FusionTrunk(nn.Module):
+    """Two adapted layers from F_fused to the features that the heads read: (B, P, I) to (B, P, D)."""
+
+    def __init__(self, inputs: int, width: int, *, tasks: int, rank: int, alpha: float, dropout: float) -> None:
+        super().__init__()
+        self.first = TaskLoRALinear(inputs, 2 * width, tasks=tasks, rank=rank, alpha=alpha)
+        self.second = TaskLoRALinear(2 * width, width, tasks=tasks, rank=rank, alpha=alpha)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, fused_BPI: Tensor) -> Tensor:
+        hidden = self.dropout(nn.functional.gelu(self.first(self.dropout(fused_BPI))))
+        return self.norm(self.second(hidden))

@@ -1,0 +1,46 @@
+"""Task-conditioned gates (paper, Eq. 3 and the alphas of Eq. 4).
+
+Legend: B batch, P tasks, X global characteristics, T width of a task embedding, E what is chosen among.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class TaskConditioning(nn.Module):
+    """[x_bar + e_t]: the standardised global characteristics beside the task's embedding, (B, P, X + T)."""
+
+    def __init__(self, tasks: int, characteristics: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(tasks, width))
+        self.width = characteristics + width
+
+    def forward(self, x_bar_BX: Tensor) -> Tensor:
+        tasks = self.embedding.shape[0]
+        x = x_bar_BX[:, None].expand(-1, tasks, -1)
+        e = self.embedding[None].expand(len(x_bar_BX), -1, -1)
+        return torch.cat([x, e.to(x.dtype)], -1)
+
+
+class ExpertGate(nn.Module):
+    """Eq. 3: g_p = softmax(U_p [x_bar + e_t]), (B, P, E), one U_p for each task."""
+
+    def __init__(self, tasks: int, conditioning: int, experts: int) -> None:
+        super().__init__()
+        self.U = nn.Parameter(torch.randn(tasks, experts, conditioning) * conditioning**-0.5 * 0.1)
+
+    def forward(self, conditioning_BPX: Tensor) -> Tensor:
+        return torch.einsum("pex,bpx->bpe", self.U.to(conditioning_BPX.dtype), conditioning_BPX).softmax(-1)
+
+
+class FusionGate(nn.Module):
+    """Eq. 4: alpha from a task-conditioned network, a softmax over `choices`, (B, P, choices)."""
+
+    def __init__(self, conditioning: int, width: int, choices: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(conditioning, width), nn.GELU(), nn.Linear(width, choices))
+
+    def forward(self, conditioning_BPX: Tensor) -> Tensor:
+        return self.network(conditioning_BPX).softmax(-1)

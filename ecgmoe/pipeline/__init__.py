@@ -1,0 +1,1 @@
+"""The Ray Data stages and the file contracts between them."""

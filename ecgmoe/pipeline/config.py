@@ -1,0 +1,58 @@
+"""How prepare and embed run. Free of Ray and torch, so that a command line can be built from it at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ecgmoe.config_tools import require
+from ecgmoe.datasets.options import IndexOptions
+from ecgmoe.ecg.quality import QualityPolicy
+
+ROW_GROUP_ROWS = 32
+"""Rows per row group: records lie in the order of a hash of study_id, so a row group is a random sample of the data."""
+
+DatasetName = Literal["simulated", "mimic-iv-ecg", "ptbxl", "wfdb"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """What prepare makes of a dataset.
+
+    Attributes:
+        quality: which records are excluded.
+        index: labels and splits; a change rewrites labels.parquet alone.
+        shard_rows: records per shard; None takes 1/16 of the dataset, between 32 and 2,048 (about 110 MB).
+    """
+
+    quality: QualityPolicy = field(default_factory=QualityPolicy)
+    index: IndexOptions = field(default_factory=IndexOptions)
+    shard_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            self.shard_rows is None or self.shard_rows >= 1, f"shard_rows must be at least 1, got {self.shard_rows}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """How embed uses the machine.
+
+    Attributes:
+        workers: actors; None takes one per GPU, or one per CPU where there is none.
+        num_gpus: GPUs (or a fraction of one) per actor; None takes one where the cluster has any.
+        batch_size: records per forward pass; a multiple of the row group.
+    """
+
+    workers: int | None = None
+    num_gpus: float | None = None
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        require(self.workers is None or self.workers >= 1, f"workers must be at least 1, got {self.workers}")
+        require(self.num_gpus is None or self.num_gpus >= 0, f"num_gpus must be >= 0, got {self.num_gpus}")
+        require(
+            self.batch_size >= ROW_GROUP_ROWS and self.batch_size % ROW_GROUP_ROWS == 0,
+            f"batch_size must be a multiple of {ROW_GROUP_ROWS}, the rows of a row group, got {self.batch_size}",
+        )

@@ -1,0 +1,81 @@
+"""One way to run a stage: a block per shard through Ray Data, with a line of progress."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+
+def connect() -> None:
+    """Join the running cluster (inside a Ray job, or where RAY_ADDRESS says), or start one on this machine."""
+    if not ray.is_initialized():
+        ray.init(log_to_driver=True, logging_level=logging.WARNING)
+
+
+def actors(shards: int, num_gpus: float | None = None, workers: int | None = None) -> dict[str, Any]:
+    """Resources for a stage that holds a network: one actor per GPU share, or per CPU where there is none.
+
+    Args:
+        shards: there are never more actors than shards.
+        num_gpus: GPUs, or a fraction of one, per actor; None takes one where the cluster has any.
+        workers: number of actors; None takes as many as the cluster holds.
+    """
+    connect()
+    resources = ray.cluster_resources()
+    if num_gpus is None:
+        num_gpus = 1.0 if resources.get("GPU", 0) >= 1 else 0.0
+    there = int(resources.get("GPU", 0) / num_gpus) if num_gpus else int(resources.get("CPU", 1))
+    if num_gpus and not there:
+        raise ValueError(
+            f"num_gpus {num_gpus} per actor, but this cluster has {resources.get('GPU', 0):g} GPUs: leave it at 0"
+        )
+    size = max(1, min(workers or there, shards))
+    share = {"num_gpus": num_gpus} if num_gpus else {"num_cpus": 1}
+    return {"compute": ray.data.ActorPoolStrategy(size=size), **share}
+
+
+def map_shards(
+    stage: str,
+    shards: Sequence[pa.Table],
+    transform: Any,
+    *,
+    records: Callable[[pa.Table], int] = len,
+    **resources: Any,
+) -> Iterator[pa.Table]:
+    """Send each shard's table through `transform` as one block and yield what comes back, in no fixed order.
+
+    Args:
+        stage: name at the head of the progress lines.
+        shards: one table per shard.
+        transform: function or class that takes and returns a pyarrow table; it writes its shard itself, atomically.
+        records: number of records that a returned table stands for, for the progress line.
+        resources: passed to `Dataset.map_batches` (num_cpus, num_gpus, compute, fn_constructor_kwargs ...).
+    """
+    if not shards:
+        return
+    connect()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    total, done, start = sum(len(shard) for shard in shards), 0, time.perf_counter()
+    dataset = ray.data.from_arrow(list(shards)).map_batches(
+        transform, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **resources
+    )
+    last = start
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield table
+        done += records(table)
+        now = time.perf_counter()
+        if now - last >= 2 or done == total:
+            last = now
+            rate = done / (now - start)
+            print(
+                f"{stage}: {done:,} of {total:,} records, {rate:,.0f} records/s, {(total - done) / rate:,.0f} s left",
+                flush=True,
+            )

@@ -1,0 +1,91 @@
+"""The file contracts between the stages: one prepared dataset folder, readable with pyarrow alone.
+
+DIR/records/shard-00000.parquet                  what the waveform determines, RECORD_SCHEMA
+DIR/features/<backbone>-<digest>/shard-00000...  pooled features, same rows and row groups as records/
+DIR/labels.parquet                               the only source of labels, patients and splits, LABEL_SCHEMA
+DIR/exclusions.parquet                           EXCLUSION_SCHEMA
+DIR/manifest.json                                schema version, configuration, digests, counts
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ecgmoe.datasets.schema import STUDY_SCHEMA
+from ecgmoe.ecg.record import LEADS, MISSING, N_LEADS, N_SAMPLES, SAMPLING_RATE_HZ, Signal
+
+SCHEMA_VERSION = 1
+SIGNAL_BYTES = N_LEADS * N_SAMPLES * 2
+
+RECORD_SCHEMA = pa.schema(
+    [
+        pa.field("study_id", pa.int64(), nullable=False),
+        pa.field(
+            "signal",
+            pa.binary(SIGNAL_BYTES),
+            nullable=False,
+            metadata={
+                "dtype": "int16 little-endian",
+                "shape": f"{N_LEADS},{N_SAMPLES} C order",
+                "unit": "uV",
+                "missing": str(MISSING),
+                "leads": ",".join(LEADS),
+                "sampling_rate_hz": str(SAMPLING_RATE_HZ),
+            },
+        ),
+        pa.field("r_peaks", pa.list_(pa.int32()), nullable=False, metadata={"unit": "samples at 500 Hz"}),
+        pa.field("rr_ms", pa.float32(), metadata={"unit": "ms", "meaning": "median R-R of the detected peaks"}),
+        pa.field("quality_missing_share", pa.float32(), nullable=False),
+        pa.field("quality_flat_leads", pa.uint16(), nullable=False, metadata={"meaning": "bit i: lead i is flat"}),
+        pa.field("quality_amplitude_mv", pa.float32(), nullable=False, metadata={"meaning": "largest |sample|"}),
+        pa.field("quality_einthoven_uv", pa.float32(), metadata={"meaning": "median |I + III - II|"}),
+        pa.field("quality_few_beats", pa.bool_(), nullable=False, metadata={"meaning": "fewer than three R peaks"}),
+    ]
+)
+
+LABEL_SCHEMA = pa.schema(
+    [
+        *STUDY_SCHEMA,
+        pa.field("shard", pa.int32(), nullable=False, metadata={"meaning": "records/shard-<shard>.parquet"}),
+        pa.field("row", pa.int32(), nullable=False, metadata={"meaning": "row in that shard"}),
+        pa.field("rr_disagrees", pa.bool_(), metadata={"meaning": "detected and labelled RR differ by over 10 %"}),
+    ]
+)
+
+EXCLUSION_SCHEMA = pa.schema(
+    [pa.field("path", pa.string(), nullable=False), pa.field("reason", pa.string(), nullable=False)]
+)
+
+
+def feature_schema(tokens: int, width: int) -> pa.Schema:
+    """A feature shard: study_id (repeated so that a join by position can be checked) and pooled fp16 features."""
+    features = pa.field(
+        "features",
+        pa.binary(tokens * width * 2),
+        nullable=False,
+        metadata={"dtype": "float16 little-endian", "shape": f"{tokens},{width} C order"},
+    )
+    return pa.schema([pa.field("study_id", pa.int64(), nullable=False), features])
+
+
+def shard_name(shard: int) -> str:
+    """File name of a shard, the same under records/ and under each features folder."""
+    return f"shard-{shard:05d}.parquet"
+
+
+def signals_of(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int16]:
+    """The `signal` column as int16 (n, 12, 5000), without copying where it is one chunk."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    buffer = array.buffers()[1]
+    flat = np.frombuffer(
+        buffer, dtype="<i2", count=len(array) * N_LEADS * N_SAMPLES, offset=array.offset * SIGNAL_BYTES
+    )
+    return flat.reshape(len(array), N_LEADS, N_SAMPLES)
+
+
+def signals_to_array(signals: list[Signal]) -> pa.Array:
+    """Canonical records as the `signal` column."""
+    stacked = np.ascontiguousarray(np.stack(signals), dtype="<i2") if signals else np.empty(0, dtype="<i2")
+    return pa.Array.from_buffers(pa.binary(SIGNAL_BYTES), len(signals), [None, pa.py_buffer(stacked)])

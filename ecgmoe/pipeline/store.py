@@ -1,0 +1,153 @@
+"""A folder on a local disk, a mount or an object store, with atomic writes. All stages write through it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import pyarrow.parquet as pq
+
+
+class StorageError(OSError):
+    """The storage refused a read or a write: the message names the path and the remedy."""
+
+
+class Store:
+    """Files under one root.
+
+    Args:
+        root: local path or fsspec URL. Local paths become absolute, because workers have another working directory.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        text = str(root)
+        self.local = "://" not in text
+        self.root = str(Path(text).expanduser().resolve()) if self.local else text.rstrip("/")
+        self._fs, self._base = fsspec.core.url_to_fs(self.root)
+
+    def __truediv__(self, name: str) -> Store:
+        return Store(f"{self.root}/{name}")
+
+    def path(self, name: str) -> str:
+        """Full path or URL of a file in this folder."""
+        return f"{self.root}/{name}"
+
+    def exists(self, name: str = "") -> bool:
+        """Whether the file (or, without a name, the folder) is there."""
+        return self._fs.exists(f"{self._base}/{name}" if name else self._base)
+
+    def names(self) -> list[str]:
+        """Names of the finished files directly in this folder, sorted; temporary files are left out."""
+        if not self._fs.exists(self._base):
+            return []
+        names = (entry.rsplit("/", 1)[-1] for entry in self._fs.ls(self._base, detail=False))
+        return sorted(name for name in names if not name.startswith("."))
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A file that appears under its name only when the block ends without an error.
+
+        Raises:
+            StorageError: no space left, no permission or a read-only file system.
+        """
+        target = f"{self._base}/{name}"
+        # An object store shows a file only once it is closed; a local file system needs the rename.
+        partial = f"{target.rsplit('/', 1)[0]}/.{target.rsplit('/', 1)[1]}.{uuid.uuid4().hex}" if self.local else target
+        try:
+            self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            file = self._fs.open(partial, "wb")
+        except OSError as error:
+            raise _explained(error, self.path(name)) from error
+        try:
+            with file:
+                yield file
+                if self.local:
+                    file.flush()
+                    os.fsync(file.fileno())
+            if self.local:
+                Path(partial).replace(target)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                if self.local:
+                    Path(partial).unlink(missing_ok=True)
+                else:
+                    file.discard()
+            if isinstance(error, OSError):
+                raise _explained(error, self.path(name)) from error
+            raise
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write `value` as indented JSON, atomically."""
+        with self.writing(name) as file:
+            file.write((json.dumps(value, indent=2) + "\n").encode())
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file.
+
+        Raises:
+            StorageError: the file is not there or is not JSON.
+        """
+        try:
+            return json.loads(self._fs.cat_file(f"{self._base}/{name}"))
+        except FileNotFoundError as error:
+            raise StorageError(f"{self.path(name)} is missing") from error
+        except ValueError as error:
+            raise StorageError(f"{self.path(name)} is not JSON ({error}): it was written half or edited") from error
+
+    def download(self, name: str, target: Path) -> None:
+        """Copy a file to the local disk."""
+        self._fs.get_file(f"{self._base}/{name}", str(target))
+
+    def parquet(self, name: str) -> pq.ParquetFile:
+        """Open a Parquet file for reading; the caller closes it.
+
+        Raises:
+            StorageError: the file is not there or is torn.
+        """
+        try:
+            return pq.ParquetFile(self._fs.open(f"{self._base}/{name}", "rb"), pre_buffer=True)
+        except FileNotFoundError as error:
+            raise StorageError(f"{self.path(name)} is missing") from error
+        except OSError as error:
+            raise StorageError(
+                f"{self.path(name)} is not a whole Parquet file ({error}): delete it and run the stage again"
+            ) from error
+
+    def sha256(self, name: str) -> str:
+        """Digest of a file's bytes."""
+        digest = hashlib.sha256()
+        with self._fs.open(f"{self._base}/{name}", "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def remove(self, name: str) -> None:
+        """Delete a file or a folder; nothing happens where there is none."""
+        if self.exists(name):
+            self._fs.rm(f"{self._base}/{name}", recursive=True)
+
+
+def _explained(error: OSError, path: str) -> OSError:
+    """The same failure with the path and what to do about it."""
+    remedies = {
+        errno.ENOSPC: "the disk is full: free some space and run the same command again, finished shards are kept",
+        errno.EROFS: "the file system is read-only: choose another folder",
+        errno.EACCES: "no permission to write there: choose another folder or change its mode",
+        errno.EPERM: "no permission to write there: choose another folder or change its mode",
+    }
+    if error.errno not in remedies or isinstance(error, StorageError):
+        return error
+    return StorageError(f"cannot write {path}: {remedies[error.errno]}")
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of a JSON value, the same in every process."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,77 @@
+"""How a run trains. Free of torch and Ray, so that a command line can be built from it at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ecgmoe.config_tools import require
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Workers, batches, optimiser, checkpoints.
+
+    Attributes:
+        num_workers: W, data-parallel Ray Train workers (ranks).
+        use_gpu: one GPU per worker; without it each worker has one CPU and gloo.
+        zero_stage: DeepSpeed ZeRO stage 0, 1, 2 or 3.
+        precision: of the forward and backward pass; the optimiser works in fp32.
+        global_batch: records per optimiser step over all workers.
+        accumulation: micro-steps per optimiser step.
+        slots: parallel streams of the epoch plan; fixed, whatever the number of workers, so that the order of records
+            does not depend on it. Divides global_batch; num_workers divides it.
+        epochs: passes over the training split.
+        learning_rate: peak of the one-cycle schedule (linear warm-up, cosine decay to zero).
+        warmup: share of all steps that is warm-up.
+        weight_decay: of AdamW, on matrices only.
+        clip_norm: global gradient norm bound.
+        seed: of initialisation, order and dropout.
+        read_ahead: global batches read ahead of the training step.
+        checkpoint_every: steps between checkpoints inside an epoch; 0 checkpoints at the end of an epoch only.
+        log_every: steps between progress lines and logged metrics.
+        max_failures: restarts of the worker group before the run gives up.
+    """
+
+    num_workers: int = 2
+    use_gpu: bool = False
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Precision = "fp32"
+    global_batch: int = 32
+    accumulation: int = 1
+    slots: int = 8
+    epochs: int = 20
+    learning_rate: float = 2e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    seed: int = 0
+    read_ahead: int = 4
+    checkpoint_every: int = 0
+    log_every: int = 20
+    max_failures: int = 3
+
+    def __post_init__(self) -> None:
+        require(self.num_workers >= 1, f"num_workers must be at least 1, got {self.num_workers}")
+        require(self.zero_stage in (0, 1, 2, 3), f"zero_stage must be 0, 1, 2 or 3, got {self.zero_stage}")
+        require(self.slots % self.num_workers == 0, f"num_workers {self.num_workers} must divide slots {self.slots}")
+        require(
+            self.global_batch >= 1 and self.global_batch % self.slots == 0,
+            f"slots {self.slots} must divide global_batch {self.global_batch}",
+        )
+        require(
+            self.accumulation >= 1 and (self.global_batch // self.num_workers) % self.accumulation == 0,
+            f"accumulation {self.accumulation} must divide the {self.global_batch // self.num_workers} records per "
+            "worker and step",
+        )
+        require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        require(self.learning_rate > 0, f"learning_rate must be > 0, got {self.learning_rate}")
+        require(0 <= self.warmup < 1, f"warmup must be in [0, 1), got {self.warmup}")
+        require(self.weight_decay >= 0, f"weight_decay must be >= 0, got {self.weight_decay}")
+        require(self.clip_norm > 0, f"clip_norm must be > 0, got {self.clip_norm}")
+        require(self.read_ahead >= 1, f"read_ahead must be at least 1, got {self.read_ahead}")
+        require(self.checkpoint_every >= 0, f"checkpoint_every must be >= 0, got {self.checkpoint_every}")
+        require(self.log_every >= 1, f"log_every must be at least 1, got {self.log_every}")
+        require(self.max_failures >= 0, f"max_failures must be >= 0, got {self.max_failures}")

@@ -1,0 +1,27 @@
+"""What the driver hands to every worker: plain values only, since they travel between processes and machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerJob:
+    """One training run, as a worker sees it.
+
+    Attributes:
+        config: the run's configuration as plain values.
+        data: prepared folder.
+        features: feature key of each cached backbone.
+        statistics: `TrainingStatistics` as plain values.
+        tracking_uri: of MLflow.
+        mlflow_run_id: the one MLflow run of this training, through any number of restarts.
+    """
+
+    config: dict[str, Any]
+    data: str
+    features: dict[str, str]
+    statistics: dict[str, Any]
+    tracking_uri: str
+    mlflow_run_id: str

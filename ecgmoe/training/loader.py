@@ -1,0 +1,92 @@
+"""Rows of the plan to batches, read ahead of the training step."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from ecgmoe.model.batch import ECGBatch, pad_r_peaks
+from ecgmoe.pipeline.prepared import PreparedData, RowGroup, row_groups, split_group
+from ecgmoe.pipeline.config import ROW_GROUP_ROWS
+from ecgmoe.tasks import Task
+
+
+class BatchReader:
+    """Makes batches of any rows of the labels table; keeps the last row groups that it read.
+
+    Args:
+        data: the prepared folder.
+        labels: its labels table.
+        tasks: whose labels go into the batch.
+        groups_kept: row groups in memory (about 4 MB each): at least one per slot that this worker reads.
+    """
+
+    def __init__(self, data: PreparedData, labels: pa.Table, tasks: Sequence[Task], groups_kept: int) -> None:
+        self.data, self.groups_kept = data, groups_kept
+        self.group, self.row = row_groups(labels), labels["row"].to_numpy() % ROW_GROUP_ROWS
+        self.study_id, self.patient_id = labels["study_id"].to_numpy(), labels["patient_id"].to_numpy()
+        self.labels = label_arrays(labels, tasks)
+        self._kept: OrderedDict[int, RowGroup] = OrderedDict()
+
+    def read(self, rows: npt.NDArray[np.int64]) -> ECGBatch:
+        """The batch of these rows, in this order."""
+        parts = [(self._group(int(self.group[row])), int(self.row[row])) for row in rows]
+        stored = np.array([part.study_id[row] for part, row in parts])
+        if not np.array_equal(stored, self.study_id[rows]):
+            raise ValueError(
+                f"{self.data.store.path('labels.parquet')} does not belong to the records beside it: run jobs/prepare.py --relabel"
+            )
+        features = {
+            name: torch.from_numpy(np.stack([part.features[name][row] for part, row in parts]))
+            for name in self.data.features
+        }
+        return ECGBatch(
+            signal=torch.from_numpy(np.stack([part.signal[row] for part, row in parts])),
+            r_peaks=pad_r_peaks([torch.from_numpy(part.r_peaks[row].copy()) for part, row in parts]),
+            study_id=torch.from_numpy(self.study_id[rows]),
+            patient_id=torch.from_numpy(self.patient_id[rows]),
+            labels={name: torch.from_numpy(values[rows]) for name, values in self.labels.items()},
+            features=features,
+        )
+
+    def detected_rr_ms(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Median of the detected RR of these rows, NaN where there is none."""
+        return np.array([self._group(int(self.group[row])).rr_ms[self.row[row]] for row in rows], dtype=np.float32)
+
+    def _group(self, number: int) -> RowGroup:
+        if number in self._kept:
+            self._kept.move_to_end(number)
+        else:
+            self._kept[number] = self.data.row_group(*split_group(number))
+            while len(self._kept) > self.groups_kept:
+                self._kept.popitem(last=False)
+        return self._kept[number]
+
+    def ahead(self, batches: Iterable[npt.NDArray[np.int64]], depth: int) -> Iterator[ECGBatch]:
+        """Batches in order, with up to `depth` of them read in a background thread (Arrow frees the GIL)."""
+        pending: deque[Future[ECGBatch]] = deque()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as thread:
+            try:
+                for rows in batches:
+                    pending.append(thread.submit(self.read, rows))
+                    if len(pending) > depth:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+
+def label_arrays(labels: pa.Table, tasks: Sequence[Task]) -> dict[str, npt.NDArray[np.float32]]:
+    """Each task's labels as float32 with NaN where one is missing."""
+    return {
+        task.name: labels[task.label].cast(pa.float32()).to_numpy(zero_copy_only=False).astype(np.float32)
+        for task in tasks
+    }

@@ -1,0 +1,99 @@
+"""What a person reads while a run trains, and what MLflow keeps of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ecgmoe.training.config import TrainingConfig
+from ecgmoe.training.engine import sum_over_ranks
+from ecgmoe.training.plan import EpochPlan
+from ecgmoe.training.tracking import Tracker
+
+
+class Progress:
+    """Sums the losses over an interval, then prints and logs them (rank 0)."""
+
+    def __init__(self, config: TrainingConfig, total_steps: int, rank: int, tracker: Tracker | None) -> None:
+        self.config, self.total_steps, self.rank, self.tracker = config, total_steps, rank, tracker
+        self.losses: dict[str, Tensor] = {}
+        self.steps, self.started = 0, time.perf_counter()
+
+    def epoch_starts(self, epoch: int, plan: EpochPlan) -> None:
+        """Say how many records the epoch leaves out."""
+        if self.rank == 0 and plan.dropped and epoch == 0:
+            print(
+                f"{plan.dropped} records of the last short batch are left out of each epoch, others each time",
+                flush=True,
+            )
+
+    def step(self, epoch: int, step: int, losses: Mapping[str, Tensor], engine: Any) -> None:
+        """Count one optimiser step.
+
+        Raises:
+            FloatingPointError: a loss is not finite; the run stops before it is checkpointed.
+        """
+        for name, value in losses.items():
+            self.losses[name] = self.losses.get(name, torch.zeros_like(value)) + value
+        self.steps += 1
+        if step % self.config.log_every and step != self.total_steps:
+            return
+        summed = sum_over_ranks(torch.stack(list(self.losses.values())))
+        means = dict(zip(self.losses, (summed / self.steps).tolist(), strict=True))
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(
+                f"the loss of {', '.join(bad)} is not finite at step {step} (epoch {epoch + 1}): lower "
+                "--training.learning-rate, or look for extreme labels"
+            )
+        seconds = (time.perf_counter() - self.started) / self.steps
+        rate, left = self.config.global_batch / seconds, (self.total_steps - step) * seconds
+        rate_of = engine.get_lr()[0]
+        if self.rank == 0 and self.tracker:
+            parts = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+            print(
+                f"epoch {epoch + 1}/{self.config.epochs}  step {step:,}/{self.total_steps:,}  {parts}  "
+                f"{rate:,.0f} records/s  {clock(left)} left",
+                flush=True,
+            )
+            metrics = {f"train/loss_{name}": value for name, value in means.items()}
+            metrics |= {"train/learning_rate": rate_of, "train/records_per_s": rate, "train/epoch": epoch + 1}
+            metrics["train/gradient_norm"] = engine.get_global_grad_norm()
+            self.tracker.log(metrics, step)
+        self.losses, self.steps, self.started = {}, 0, time.perf_counter()
+
+    def epoch_ends(self, epoch: int, step: int, metrics: Mapping[str, Any], score: float, *, best: bool) -> None:
+        """Print and log the validation metrics."""
+        if self.rank == 0 and self.tracker:
+            shown = {name: values[MAIN_METRIC[name]] for name, values in metrics["tasks"].items()}
+            text = "  ".join(
+                f"{name} {MAIN_METRIC[name]} {value:.3f}" for name, value in shown.items() if value is not None
+            )
+            print(
+                f"epoch {epoch + 1}/{self.config.epochs}  validation: {text}  score {score:.4f}{' (best)' if best else ''}",
+                flush=True,
+            )
+            flat = {
+                f"validation/{name}_{key}": value
+                for name, values in metrics["tasks"].items()
+                for key, value in values.items()
+                if isinstance(value, float)
+            }
+            self.tracker.log({**flat, "validation/score": score}, step)
+        self.started = time.perf_counter()
+
+
+MAIN_METRIC = {"rr": "mae", "age": "mae", "sex": "auroc", "potassium": "auroc", "arrhythmia": "f1_macro"}
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 42 s, 3:05 min or 2:10 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"

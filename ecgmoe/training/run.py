@@ -1,0 +1,213 @@
+"""The driver of one training: checks, statistics, the MLflow run, Ray Train, and the run folder.
+
+STORAGE/NAME/config.json     configuration, data and code revision; a run name belongs to one of them
+STORAGE/NAME/checkpoints/    Ray Train's own folder: the best and the last checkpoint
+STORAGE/NAME/model/          the best model, ready to predict
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+import ecgmoe
+from ecgmoe import config as configuration
+from ecgmoe.config_tools import differing_keys, to_dict
+from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.ray_data import connect
+from ecgmoe.pipeline.store import StorageError, Store
+from ecgmoe.training import tracking
+from ecgmoe.training.fit_statistics import training_statistics
+from ecgmoe.training.job import WorkerJob
+from ecgmoe.training.plan import epoch_plan
+from ecgmoe.training.validation import split_rows
+from ecgmoe.training.worker import job_values, train_worker
+
+WORKER_ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # A report that one rank never reaches would otherwise wait for ever.
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
+}
+
+
+def check_name(name: str) -> None:
+    """Refuse a run name that is not one folder name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(
+            f"run name {name!r}: use letters, digits, '.', '_' and '-', at most 100, beginning with a letter or digit"
+        )
+
+
+def run_identity(config: configuration.RunConfig, data: PreparedData) -> dict[str, Any]:
+    """What a run name stands for: two of these that differ are two runs."""
+    return {
+        "config": to_dict(config),
+        "data": {key: data.manifest[key] for key in ("dataset", "records_key", "labels_sha256")},
+        "features": data.features,
+    }
+
+
+def claim(run: Store, identity: dict[str, Any]) -> None:
+    """Take the run name, or make sure that it stands for the same.
+
+    Raises:
+        ValueError: it stands for something else; the message names the keys that differ.
+    """
+    if not run.exists("config.json"):
+        run.write_json("config.json", {**identity, "code": code_revision()})
+        return
+    stored = run.read_json("config.json")
+    stored.pop("code", None)
+    differing = differing_keys(stored, identity)
+    if differing:
+        raise ValueError(
+            f"the run {run.root} has another configuration ({'; '.join(differing)}): choose another --run, or the old values"
+        )
+
+
+def code_revision() -> dict[str, str]:
+    """Version and, in a checkout, git revision."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+    except OSError:
+        found = ""
+    return {"version": ecgmoe.__version__, "revision": found or "unknown"}
+
+
+def check_resources(training: configuration.TrainingConfig) -> None:
+    """Refuse a layout that would wait for ever for workers that no node can hold.
+
+    Raises:
+        ValueError: naming what is there and the option to change.
+    """
+    connect()
+    kind = "GPU" if training.use_gpu else "CPU"
+    there = int(ray.cluster_resources().get(kind, 0))
+    if training.num_workers > there:
+        hint = ", or --training.no-use-gpu to train on CPUs" if training.use_gpu else ""
+        raise ValueError(
+            f"{training.num_workers} workers need {training.num_workers} {kind}s and this cluster has {there}: set "
+            f"--training.num-workers to at most {there}{hint}"
+        )
+
+
+def check_storage(storage: Store) -> None:
+    """Refuse a local folder where workers on another node could not reach it."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if storage.local and len(nodes) > 1 and not os.environ.get("ECGMOE_SHARED_MOUNT"):
+        raise ValueError(
+            f"{storage.root} is a local path and the cluster has {len(nodes)} nodes: give an object store "
+            "(--storage s3://bucket/path), or, where that path is a mount shared by all nodes, set ECGMOE_SHARED_MOUNT=1"
+        )
+
+
+def train(config: configuration.RunConfig, *, data: str, features: dict[str, str], name: str, storage: str) -> str:
+    """Train a run to its end, from wherever it stands.
+
+    Args:
+        config: the run's configuration.
+        data: prepared folder.
+        features: feature key of each cached backbone, as `embed` returned it.
+        name: of the run; the same name goes on where it stopped.
+        storage: folder or URL that holds runs.
+
+    Returns:
+        The model folder, STORAGE/NAME/model.
+
+    Raises:
+        ValueError: a bad name, another configuration under this name, or a layout that this cluster cannot hold.
+        ray.train.TrainingFailedError: training failed more often than `max_failures`.
+    """
+    check_name(name)
+    prepared, root = PreparedData(data, features), Store(storage)
+    run = root / name
+    check_resources(config.training)
+    check_storage(root)
+    labels = prepared.labels()
+    rows = split_rows(labels, "train")
+    plan = epoch_plan(
+        rows, rows, global_batch=config.training.global_batch, slots=config.training.slots, seed=0, epoch=0
+    )
+    claim(run, run_identity(config, prepared))
+    if run.exists("model/model.safetensors"):
+        return run.path("model")
+    statistics = training_statistics(prepared, labels, config)
+    uri = tracking.default_uri(root.root)
+    run_id = mlflow_run(run, uri, config, prepared, name)
+    print(
+        f"training {name}: {len(rows):,} records, {len(plan.rows)} steps per epoch, {config.training.epochs} epochs, "
+        f"{config.training.num_workers} workers, ZeRO {config.training.zero_stage}, MLflow {uri}",
+        flush=True,
+    )
+    job = WorkerJob(
+        config=to_dict(config),
+        data=prepared.store.root,
+        features=features,
+        statistics=to_dict(statistics),
+        tracking_uri=uri,
+        mlflow_run_id=run_id,
+    )
+    result = trainer(job, config.training, run).fit()
+    best = result.get_best_checkpoint("score", "max") or result.checkpoint
+    if best is None:
+        raise StorageError(f"{run.root} holds no checkpoint: its files were deleted; train under another --run")
+    return export(best, run)
+
+
+def trainer(job: WorkerJob, training: configuration.TrainingConfig, run: Store) -> TorchTrainer:
+    """Ray Train for this job; the run folder is what it resumes from."""
+    environment = dict(WORKER_ENVIRONMENT)
+    if not training.use_gpu:
+        environment["DS_ACCELERATOR"] = "cpu"
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=job_values(job),
+        scaling_config=ScalingConfig(num_workers=training.num_workers, use_gpu=training.use_gpu),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=run.root,
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order="max"
+            ),
+            failure_config=FailureConfig(max_failures=training.max_failures),
+            worker_runtime_env={"env_vars": environment},
+        ),
+        torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
+    )
+
+
+def export(checkpoint: Any, run: Store) -> str:
+    """Copy the model of the best checkpoint to STORAGE/NAME/model."""
+    with checkpoint.as_directory() as folder:
+        source = Path(folder) / "model"
+        # The weights go last: their presence says that the run is finished.
+        for name in ("config.json", "model.safetensors"):
+            with run.writing(f"model/{name}") as target, (source / name).open("rb") as file:
+                shutil.copyfileobj(file, target)
+    return run.path("model")
+
+
+def mlflow_run(run: Store, uri: str, config: configuration.RunConfig, data: PreparedData, name: str) -> str:
+    """The id of this training's MLflow run, made on the first start."""
+    if run.exists("mlflow.json"):
+        return run.read_json("mlflow.json")["run_id"]
+    digests = {f"data.{key}": data.manifest[key] for key in ("dataset", "records_key", "labels_sha256", "records")}
+    run_id = tracking.create_run(
+        uri,
+        name,
+        {**to_dict(config), **digests},
+        {"revision": code_revision()["revision"], "random_backbones": ",".join(config.random_backbones)},
+        artifacts=run.path("../mlflow-artifacts") if not run.local else str(Path(run.root).parent / "mlflow-artifacts"),
+    )
+    run.write_json("mlflow.json", {"run_id": run_id, "tracking_uri": uri})
+    return run_id

@@ -1,0 +1,77 @@
+"""MLflow: one run per training, whatever restarts happen in between.
+
+The driver makes the run; rank 0 logs to it by its id. Metrics go by global step, so that steps repeated after a restart
+fall on the same place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+EXPERIMENT = "ecgmoe"
+
+
+def default_uri(storage: str) -> str:
+    """MLFLOW_TRACKING_URI where it is set, else an SQLite file in the storage folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage}/mlflow.db"
+
+
+def _client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def create_run(uri: str, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str], artifacts: str) -> str:
+    """Make the run and log its parameters; returns its id."""
+    client = _client(uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    identity = (
+        experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    )
+    run = client.create_run(identity, run_name=name, tags=dict(tags))
+    for key, value in flat(parameters).items():
+        client.log_param(run.info.run_id, key, str(value)[:500])
+    return run.info.run_id
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            value = {str(position): item for position, item in enumerate(value)}
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+class Tracker:
+    """Logs numbers to one MLflow run."""
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self.client, self.run_id = _client(uri), run_id
+
+    def log(self, metrics: Mapping[str, float | None], step: int) -> None:
+        """Log what is a number, in one request."""
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entries = [Metric(key, float(value), now, step) for key, value in metrics.items() if value is not None]
+        self.client.log_batch(self.run_id, metrics=entries)
+
+    def artifacts(self, folder: str, name: str) -> None:
+        """Copy a local folder to the run's artifacts."""
+        self.client.log_artifacts(self.run_id, folder, name)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Close the run."""
+        self.client.set_terminated(self.run_id, status)

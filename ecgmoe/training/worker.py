@@ -1,0 +1,200 @@
+"""The training loop of one rank, top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint
+from torch import Tensor
+
+from ecgmoe.config import RunConfig
+from ecgmoe.config_tools import from_dict
+from ecgmoe.evaluation.metrics import score
+from ecgmoe.model.batch import ECGBatch
+from ecgmoe.model.folder import model_config, save_model
+from ecgmoe.model.losses import info_nce_sum, task_losses, task_weight
+from ecgmoe.model.statistics import TrainingStatistics
+from ecgmoe.pipeline.prepared import PreparedData, row_groups
+from ecgmoe.training import checkpoint
+from ecgmoe.training.build import build_backbones, build_model
+from ecgmoe.training.checkpoint import Position
+from ecgmoe.training.engine import gather_rows, initialise
+from ecgmoe.training.job import WorkerJob
+from ecgmoe.training.loader import BatchReader
+from ecgmoe.training.plan import EpochPlan, epoch_plan
+from ecgmoe.training.progress import Progress
+from ecgmoe.training.tracking import Tracker
+from ecgmoe.training.validation import split_rows, validate
+
+
+UNSCORED = -1e9
+"""Score of a checkpoint inside an epoch: never the best one, kept only while it is the last."""
+
+
+class Worker:
+    """One rank: its data, its engine, its place in the run."""
+
+    def __init__(self, job: WorkerJob) -> None:
+        self.job, self.config = job, from_dict(RunConfig, job.config)
+        self.training, self.tasks = self.config.training, self.config.task_table()
+        self.statistics = from_dict(TrainingStatistics, job.statistics)
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        data = PreparedData(job.data, job.features)
+        self.labels = data.labels()
+        self.rows, self.groups = split_rows(self.labels, "train"), row_groups(self.labels)
+        self.reader = BatchReader(data, self.labels, self.tasks, 2 * self.training.slots // self.world)
+        self.steps_per_epoch = len(self.rows) // self.training.global_batch
+        self.total_steps = self.steps_per_epoch * self.training.epochs
+        self.backbones = build_backbones(self.config)
+        model = build_model(self.config, self.statistics, self.backbones)
+        self.engine = initialise(model, self.training, self.total_steps)
+        self.device = self.engine.device
+        self.tracker = Tracker(job.tracking_uri, job.mlflow_run_id) if self.rank == 0 else None
+        # Dropout differs between ranks; a resumed run takes its random state from the checkpoint instead.
+        torch.manual_seed(self.training.seed * 100_003 + self.rank)
+
+    def run(self) -> None:
+        """Train from where the last checkpoint stands to the last epoch, validating and saving after each."""
+        position = self.resume()
+        progress = Progress(self.training, self.total_steps, self.rank, self.tracker)
+        for epoch in range(position.epoch, self.training.epochs):
+            plan = self.plan(epoch)
+            if position.batch == 0:
+                progress.epoch_starts(epoch, plan)
+            for batch_index, batch in self.batches(plan, position.batch):
+                losses = self.step(batch, plan.batch(batch_index), batch_index)
+                position.step, position.batch = position.step + 1, batch_index + 1
+                progress.step(epoch, position.step, losses, self.engine)
+                every = self.training.checkpoint_every
+                if every and position.step % every == 0 and position.batch < self.steps_per_epoch:
+                    self.save(position, {"score": UNSCORED})
+            metrics = validate(self.engine, self.reader, self.labels, self.tasks, self.training)
+            current = score(metrics)
+            position.epoch, position.batch = epoch + 1, 0
+            position.best_score = current if position.best_score is None else max(current, position.best_score)
+            progress.epoch_ends(epoch, position.step, metrics, current, best=current == position.best_score)
+            self.save(position, {"score": current})
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The order of this epoch, the same on every rank."""
+        return epoch_plan(
+            self.rows,
+            self.groups[self.rows],
+            global_batch=self.training.global_batch,
+            slots=self.training.slots,
+            seed=self.training.seed,
+            epoch=epoch,
+        )
+
+    def batches(self, plan: EpochPlan, start: int) -> Iterator[tuple[int, ECGBatch]]:
+        """This rank's share of every global batch from `start` on, read ahead."""
+        indices = range(start, len(plan.rows))
+        shares = (plan.share(index, self.rank, self.world) for index in indices)
+        return zip(indices, self.reader.ahead(shares, self.training.read_ahead), strict=True)
+
+    def step(self, batch: ECGBatch, global_rows: np.ndarray, index: int) -> dict[str, Tensor]:
+        """One optimiser step; returns this rank's share of each loss, which the ranks sum up to the global one."""
+        batch = batch.to(self.device)
+        totals = self.totals(global_rows)
+        losses: dict[str, Tensor] = {}
+        size = len(batch) // self.training.accumulation
+        for start in range(0, len(batch), size):
+            micro = batch.rows(start, start + size)
+            with self.autocast():
+                output = self.engine(micro)
+            parts = task_losses(output, micro, self.tasks, self.statistics, totals)
+            if self.config.loss.contrastive_weight:
+                parts["contrastive"] = self.contrast(output.contrast, micro, global_rows)
+            weights = {"contrastive": self.config.loss.contrastive_weight}
+            total = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
+            # DeepSpeed averages over ranks and micro-steps; the losses are already shares of the global batch.
+            self.engine.backward(total * (self.world * self.training.accumulation))
+            self.engine.step()
+            losses = {name: losses.get(name, 0.0) + part.detach() for name, part in parts.items()}
+        return losses
+
+    def totals(self, global_rows: np.ndarray) -> dict[str, float]:
+        """Sum of the record weights of each task over the global batch, known from the labels alone."""
+        return {
+            task.name: float(
+                task_weight(task, torch.from_numpy(self.reader.labels[task.name][global_rows]), self.statistics).sum()
+            )
+            for task in self.tasks
+        }
+
+    def contrast(self, z: tuple[Tensor, Tensor], batch: ECGBatch, global_rows: np.ndarray) -> Tensor:
+        """This rank's share of InfoNCE over the global batch."""
+        patients = torch.from_numpy(self.reader.patient_id[global_rows]).to(self.device)
+        total = info_nce_sum(
+            *z,
+            patient=batch.patient_id,
+            all_m=gather_rows(z[0]),
+            all_p=gather_rows(z[1]),
+            all_patient=patients,
+            first=self.rank * len(batch),
+            temperature=self.config.loss.temperature,
+        )
+        return total / len(global_rows)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """bf16 where the run asks for it; parameters and optimiser stay in fp32."""
+        if self.training.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def resume(self) -> Position:
+        """Go on from the last committed checkpoint, or start at the beginning."""
+        latest = ray.train.get_checkpoint()
+        if latest is None:
+            return Position()
+        with latest.as_directory() as folder:
+            position = checkpoint.load(self.engine, Path(folder), self.training)
+        if self.rank == 0:
+            print(f"resuming at epoch {position.epoch + 1}, step {position.step:,} of {self.total_steps:,}", flush=True)
+        return position
+
+    def save(self, position: Position, metrics: dict[str, float]) -> None:
+        """Every rank writes its part; Ray Train shows the checkpoint when all are there."""
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            checkpoint.save(self.engine, folder, position, self.training)
+            state = checkpoint.full_state(self.engine)
+            if self.rank == 0:
+                cached = {each.name: self.backbones[each.name] for each in self.config.cached}
+                save_model(folder / "model", state, self.model_config(), cached)
+            metrics = {**metrics, "epoch": float(position.epoch), "step": float(position.step)}
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(temporary))
+
+    def model_config(self) -> dict[str, Any]:
+        """config.json of the model folder."""
+        return model_config(
+            self.config.model,
+            tasks=tuple(task.name for task in self.tasks),
+            taxonomy=self.config.taxonomy,
+            backbones=self.config.backbones,
+            statistics=self.statistics,
+        )
+
+
+def train_worker(job: dict[str, Any]) -> None:
+    """What Ray Train calls on every worker."""
+    started = time.perf_counter()
+    worker = Worker(WorkerJob(**job))
+    if worker.rank == 0:
+        print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
+    worker.run()
+
+
+def job_values(job: WorkerJob) -> dict[str, Any]:
+    """The job as `train_worker` takes it."""
+    return asdict(job)

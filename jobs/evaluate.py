@@ -1,0 +1,37 @@
+"""Evaluate a finished run on a split: a table of its tasks with the constant predictor beside the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ecgmoe.cli import parse, run_job
+from ecgmoe.home import home
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of evaluate.
+
+    Attributes:
+        run: name of the run.
+        storage: folder or URL that holds runs; $ECGMOE_HOME/runs by default.
+        data: prepared folder; the one that the run was trained on by default.
+        split: which records; "test" writes the run's report, the others go beside it.
+    """
+
+    run: str
+    storage: str | None = None
+    data: str | None = None
+    split: Literal["train", "validation", "test"] = "test"
+
+
+def main(argv: list[str]) -> None:
+    options = parse(Options, argv, __doc__ or "")
+    from ecgmoe.workflow import evaluate_run
+
+    evaluate_run(options.run, options.storage or str(home() / "runs"), options.data, split=options.split)
+
+
+if __name__ == "__main__":
+    run_job(main)

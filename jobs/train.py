@@ -1,0 +1,47 @@
+"""Train ECG-MoE and evaluate it: everything that it needs is made first, and what is done and unchanged is skipped.
+
+Without --data, ECGs are simulated and prepared under $ECGMOE_HOME (else the user's data folder). The same run name goes
+on where it stopped; another configuration under that name is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from ecgmoe.cli import parse, run_job, take_preset
+from ecgmoe.config import PRESETS, RunConfig
+from ecgmoe.home import home
+
+DESCRIPTION = f"{__doc__}\n\nPresets (first word, default tiny): {', '.join(PRESETS)}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of train.
+
+    Attributes:
+        data: folder that prepare finished; without it, simulated ECGs.
+        run: name of the run; the preset's name by default.
+        storage: folder or URL that holds runs; $ECGMOE_HOME/runs by default.
+        config: what the run computes.
+    """
+
+    data: str | None = None
+    run: str
+    storage: str
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+
+
+def main(argv: list[str]) -> None:
+    name, preset, rest = take_preset(argv, PRESETS, "tiny")
+    options = parse(Options, rest, DESCRIPTION, Options(run=name, storage=str(home() / "runs"), config=preset))
+    from ecgmoe.workflow import run
+
+    run(options.config, name=options.run, storage=options.storage, data=options.data)
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,24 @@
+"""Settings and fixtures that several tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# No test asks a hub, and the processes that tests start inherit this.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real recordings beside the repository; skips where they are not."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"real recordings are not there ({SHARED / 'data'})")
+    return SHARED / "data"

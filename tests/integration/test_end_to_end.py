@@ -1,0 +1,102 @@
+"""From simulated files to predictions, through the entry points that a user calls, on two workers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from ecgmoe.ecg.simulate import SimulationConfig, simulate
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.distributed
+
+
+def job(name: str, *arguments: str, expect: int = 0) -> str:
+    """Run an entry point as a user would; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, f"jobs/{name}.py", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "RAY_ADDRESS": "local"},
+        check=False,
+    )
+    text = done.stdout + done.stderr
+    assert done.returncode == expect, text
+    return text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("end_to_end")
+    simulate(folder / "raw", SimulationConfig(patients=110, studies=240, seed=1))
+    return folder
+
+
+def test_the_whole_way(folder: Path) -> None:
+    data, storage = str(folder / "data"), str(folder / "runs")
+    said = job("prepare", "--dataset", "simulated", "--root", str(folder / "raw"), "--out", data)
+    assert "exclusions.parquet says why" in said
+
+    options = ("--data", data, "--run", "first", "--storage", storage, "--training.epochs", "2")
+    said = job("train", "tiny", *options)
+    assert "epoch 2/2" in said
+    run = folder / "runs" / "first"
+    metrics = json.loads((run / "report" / "metrics.json").read_text())
+    check_metrics(metrics)
+    test_studies = labels_of(folder, "test")
+    predictions = pq.read_table(run / "predictions" / "test.parquet").to_pylist()
+    assert sorted(row["study_id"] for row in predictions) == sorted(test_studies)
+    assert all(row["label_rr"] is None or row["label_rr"] == test_studies[row["study_id"]] for row in predictions)
+
+    # The same command again is done at once; another configuration under the same name is refused.
+    assert "is finished" in job("train", "tiny", *options)
+    said = job("train", "tiny", *options, "--model.width", "48", expect=2)
+    assert "config.model.width: 32 -> 48" in said
+
+    out = folder / "predictions.parquet"
+    job("predict", "--model", str(run / "model"), "--input", str(folder / "raw" / "files"), "--out", str(out))
+    check_predictions(pq.read_table(out).to_pylist(), predictions, len(pq.read_table(folder / "data/exclusions.parquet")))
+
+
+def labels_of(folder: Path, split: str) -> dict[int, float]:
+    rows = pq.read_table(folder / "data" / "labels.parquet").to_pylist()
+    return {row["study_id"]: row["rr_label_ms"] for row in rows if row["split"] == split}
+
+
+def check_metrics(metrics: dict[str, Any]) -> None:
+    tasks = metrics["tasks"]
+    assert set(tasks) == {"rr", "age", "sex", "potassium", "arrhythmia"}
+    for name, keys in {
+        "rr": {"n", "mae"},
+        "age": {"n", "mae"},
+        "sex": {"n", "auroc", "f1_macro", "f1_binary"},
+        "arrhythmia": {"n", "accuracy", "f1_macro", "log_loss"},
+    }.items():
+        assert keys <= set(tasks[name])
+        assert keys - {"n"} <= set(tasks[name]["constant"])
+    assert math.isfinite(tasks["rr"]["mae"])
+
+
+def check_predictions(rows: list[dict[str, Any]], known: list[dict[str, Any]], excluded: int) -> None:
+    """One row per file; the records of the test split get what evaluation got from the prepared data."""
+    by_study = {int(Path(row["path"]).name): row for row in rows}
+    assert len(by_study) == len(rows) == 240
+    assert sum(row["reason"] is not None for row in rows) == excluded > 0
+    assert all((row["rr_ms"] is None) == (row["reason"] is not None) for row in rows)
+    for row in known:
+        again = by_study[row["study_id"]]
+        # Neighbours in the batch differ, so sums are taken in another order: fp32 rounding, nothing more.
+        assert again["rr_ms"] == pytest.approx(row["rr_ms"], rel=1e-4)
+        assert again["sex_female_probability"] == pytest.approx(row["sex_female_probability"], abs=1e-4)
+        assert again["arrhythmia_probability"] == pytest.approx(row["arrhythmia_probability"], abs=1e-4)

@@ -1,0 +1,82 @@
+"""Small batches and models for the tests of the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ecgmoe.backbones.base import Backbone
+from ecgmoe.model.batch import ECGBatch, pad_r_peaks
+from ecgmoe.model.config import ModelConfig
+from ecgmoe.model.ecg_moe import ECGMoE
+from ecgmoe.model.frontend import CHARACTERISTICS
+from ecgmoe.model.statistics import TrainingStatistics
+from ecgmoe.tasks import task_table
+
+TASKS = task_table()
+CLASSES = 15
+
+
+class Probe(Backbone):
+    """One linear layer per sample: enough to be a backbone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name, self.samples, self.tokens, self.width = "probe", 100, 4, 6
+        self.layer = nn.Linear(12, 6)
+
+    def encode(self, x_BCS: Tensor) -> Tensor:
+        return self.layer(x_BCS.transpose(1, 2))
+
+
+def statistics() -> TrainingStatistics:
+    x = len(CHARACTERISTICS)
+    return TrainingStatistics(
+        characteristics_mean=(0.1,) * x,
+        characteristics_std=(1.0,) * x,
+        summary_mean=(800.0, 800.0, 30.0, 700.0, 900.0, 40.0),
+        summary_std=(150.0, 150.0, 40.0, 150.0, 200.0, 60.0),
+        target_mean={"rr": 800.0, "age": 60.0},
+        target_std={"rr": 150.0, "age": 15.0},
+        class_weights={"arrhythmia": tuple(0.5 + 0.1 * index for index in range(CLASSES))},
+    )
+
+
+def model(seed: int = 0, config: ModelConfig | None = None) -> ECGMoE:
+    torch.manual_seed(seed)
+    return ECGMoE(
+        config or ModelConfig(width=16, lora_rank=2, dropout=0.0),
+        tasks=TASKS,
+        widths={"probe": 6, "stored": 5},
+        statistics=statistics(),
+        live={"probe": Probe()},
+    )
+
+
+def batch(beats: tuple[int, ...] = (10, 14, 8, 11), seed: int = 0) -> ECGBatch:
+    """Records with so many beats each, labels missing here and there, the last two of one patient."""
+    generator = np.random.default_rng(seed)
+    n = len(beats)
+    peaks = [
+        torch.from_numpy(np.sort(generator.choice(np.arange(50, 4950, 60), count, replace=False)).astype(np.int32))
+        for count in beats
+    ]
+    labels = {
+        "rr": generator.normal(800, 100, n),
+        "age": generator.normal(60, 10, n),
+        "sex": generator.integers(0, 2, n),
+        "potassium": generator.integers(0, 2, n),
+        "arrhythmia": generator.integers(0, CLASSES, n),
+    }
+    tensors = {name: torch.tensor(values, dtype=torch.float32) for name, values in labels.items()}
+    tensors["potassium"][0] = torch.nan
+    tensors["arrhythmia"][-1] = torch.nan
+    return ECGBatch(
+        signal=torch.from_numpy(generator.normal(0, 300, (n, 12, 5000)).astype(np.int16)),
+        r_peaks=pad_r_peaks(peaks),
+        study_id=torch.arange(n),
+        patient_id=torch.tensor([*range(n - 1), n - 2]),
+        labels=tensors,
+        features={"stored": torch.from_numpy(generator.normal(0, 1, (n, 3, 5)).astype(np.float16))},
+    )

@@ -1,0 +1,75 @@
+"""Configurations survive the way through JSON, and a wrong value is refused with its remedy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from ecgmoe.backbones.config import BackboneConfig
+from ecgmoe.config import PRESETS, RunConfig
+from ecgmoe.config_tools import differing_keys, from_dict, to_dict
+from ecgmoe.model.config import LossConfig, ModelConfig
+from ecgmoe.training.config import TrainingConfig
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_presets_survive_json(preset: Callable[[], RunConfig]) -> None:
+    config = preset()
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_differing_keys_names_leaves() -> None:
+    old, new = to_dict(PRESETS["tiny"]()), to_dict(PRESETS["tiny"]())
+    new["training"]["epochs"] = 3
+    new["backbones"][1]["size"] = "base"
+    del new["taxonomy"]
+    assert differing_keys(old, new) == [
+        'backbones.1.size: "tiny" -> "base"',
+        'taxonomy: "rhythm15" -> null',
+        "training.epochs: 20 -> 3",
+    ]
+
+
+def test_an_unknown_key_is_refused() -> None:
+    values = to_dict(PRESETS["tiny"]())
+    values["model"]["widht"] = 64
+    with pytest.raises(ValueError, match="widht"):
+        from_dict(RunConfig, values)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainingConfig(num_workers=3), "num_workers 3 must divide slots 8"),
+        (lambda: TrainingConfig(global_batch=30), "slots 8 must divide global_batch 30"),
+        (lambda: TrainingConfig(accumulation=3), "accumulation 3 must divide the 16 records"),
+        (lambda: TrainingConfig(learning_rate=0), "learning_rate must be > 0"),
+        (lambda: ModelConfig(attention_heads=5), "attention_heads must divide width"),
+        (lambda: ModelConfig(dropout=1.0), "dropout must be in"),
+        (lambda: ModelConfig(morphology_kernels=(4,)), "morphology_kernels must be odd"),
+        (lambda: LossConfig(temperature=0), "temperature must be > 0"),
+        (lambda: BackboneConfig(name="moment", mode="cached"), "random features that nothing trains"),
+        (lambda: BackboneConfig(name="moment", mode="lora"), "not there yet"),
+        (lambda: RunConfig(backbones=()), "at least one backbone"),
+        (lambda: RunConfig(backbones=(BackboneConfig(name="a"), BackboneConfig(name="a"))), "named twice"),
+        (lambda: RunConfig(backbones=(BackboneConfig(name="a"),), tasks=("rr", "sexx")), "unknown task 'sexx'"),
+        (lambda: RunConfig(backbones=(BackboneConfig(name="a"),), taxonomy="x"), "unknown taxonomy 'x'"),
+        (
+            lambda: RunConfig(backbones=(BackboneConfig(name="a"),), training=TrainingConfig(accumulation=2)),
+            "needs the whole global batch in one pass",
+        ),
+    ],
+)
+def test_wrong_values_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_command_line_needs_neither_torch_nor_ray() -> None:
+    program = "import sys, ecgmoe.config, ecgmoe.pipeline.config, ecgmoe.cli; print([m for m in ('torch', 'ray') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

@@ -1,0 +1,150 @@
+"""What must hold for the model whatever its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ecgmoe.ecg.record import MISSING
+from ecgmoe.model.batch import ECGBatch
+from ecgmoe.model.ecg_moe import ECGMoE, Output, fuse
+from ecgmoe.model.losses import info_nce_sum, task_losses
+from model_examples import TASKS, batch, model, statistics
+
+
+def trained_a_little(net: ECGMoE) -> ECGMoE:
+    """B of every adapter away from zero, so that adapters take part."""
+    torch.manual_seed(1)
+    for layer in (net.trunk.first, net.trunk.second):
+        torch.nn.init.normal_(layer.B, std=0.1)
+    return net
+
+
+def close(found: Output, expected: Output) -> None:
+    for name, value in expected.predictions.items():
+        assert torch.allclose(found.predictions[name], value, rtol=1e-5, atol=1e-6), name
+    assert torch.allclose(found.routing.experts, expected.routing.experts, rtol=1e-5, atol=1e-6)
+
+
+def test_shapes_and_weights_that_sum_to_one() -> None:
+    output = model()(batch())
+    assert {name: tuple(value.shape) for name, value in output.predictions.items()} == {
+        "rr": (4,),
+        "age": (4,),
+        "sex": (4,),
+        "potassium": (4,),
+        "arrhythmia": (4, 15),
+    }
+    assert output.routing.experts.shape == (4, 5, 5)
+    assert output.routing.beats.shape == (4, 5, 5, 15)
+    for weights in (output.routing.experts, output.routing.paths, output.routing.backbones, output.routing.beats):
+        assert torch.allclose(weights.sum(-1), torch.ones(weights.shape[:-1]), atol=1e-6)
+
+
+def test_padding_beats_get_no_attention() -> None:
+    attention = model()(batch((5, 12))).routing.beats
+    assert attention[0, :, :, 5:12].abs().max() == 0
+    assert attention[0, :, :, 12].min() > 0
+
+
+def test_a_record_does_not_depend_on_its_neighbours() -> None:
+    net, whole = trained_a_little(model()).eval(), batch((6, 13, 9, 20, 3))
+    expected = net(whole)
+    order = torch.tensor([3, 0, 4, 2, 1])
+    shuffled = net(whole._each(lambda tensor: tensor[order]))
+    for name, value in expected.predictions.items():
+        assert torch.allclose(shuffled.predictions[name], value[order], rtol=1e-5, atol=1e-6)
+    alone = net(whole.rows(0, 1))
+    for name, value in expected.predictions.items():
+        assert torch.allclose(alone.predictions[name], value[:1], rtol=1e-5, atol=1e-6)
+
+
+def test_more_padding_changes_nothing() -> None:
+    net, whole = trained_a_little(model()).eval(), batch()
+    expected = net(whole)
+    whole.r_peaks = torch.nn.functional.pad(whole.r_peaks, (0, 9), value=-1)
+    close(net(whole), expected)
+
+
+def loss_of(net: ECGMoE, whole: ECGBatch) -> torch.Tensor:
+    output = net(whole)
+    losses = task_losses(output, whole, TASKS, statistics(), {task.name: float(len(whole)) for task in TASKS})
+    z_m, z_p = output.contrast
+    losses["contrastive"] = info_nce_sum(
+        z_m, z_p, whole.patient_id, all_m=z_m, all_p=z_p, all_patient=whole.patient_id, first=0, temperature=0.1
+    )
+    return torch.stack(list(losses.values())).sum()
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    net = trained_a_little(model())
+    loss_of(net, batch()).backward()
+    without = [name for name, p in net.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
+    assert not without
+
+
+def damaged(kind: str) -> ECGBatch:
+    whole = batch((1, 12) if kind == "one beat" else (80, 12) if kind == "eighty beats" else (10, 12))
+    if kind == "no beat":
+        whole.r_peaks[0] = -1
+    elif kind == "flat lead":
+        whole.signal[0, 4] = 0
+    elif kind == "missing lead":
+        whole.signal[0, 4] = MISSING
+    elif kind == "all missing":
+        whole.signal[0] = MISSING
+        whole.r_peaks[0] = -1
+    return whole
+
+
+@pytest.mark.parametrize("kind", ["no beat", "one beat", "eighty beats", "flat lead", "missing lead", "all missing"])
+def test_damaged_records_give_finite_outputs_and_gradients(kind: str) -> None:
+    net, whole = trained_a_little(model()), damaged(kind)
+    loss = loss_of(net, whole)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_a_task_adapter_changes_its_task_alone() -> None:
+    net, whole = model().eval(), batch()
+    before = net(whole).predictions
+    with torch.no_grad():
+        net.trunk.second.B[1] += 0.5
+    after = net(whole).predictions
+    changed = [task.name for task in TASKS if not torch.equal(before[task.name], after[task.name])]
+    assert changed == [TASKS[1].name]
+
+
+def test_rr_starts_at_the_detectors_median() -> None:
+    net = model().eval()
+    torch.nn.init.zeros_(net.heads["rr"].weight)
+    torch.nn.init.zeros_(net.heads["rr"].bias)
+    whole = batch((2,))
+    whole.r_peaks[0, :2] = torch.tensor([1000, 1450])
+    assert net.in_units(net(whole).predictions)["rr"].item() == pytest.approx(900, abs=1e-3)
+
+
+def test_equal_gates_leave_the_features_as_they_are() -> None:
+    F_m, F_periodic = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
+    fused = fuse(F_m, F_periodic, torch.full((2, 5, 3), 1 / 3), torch.full((2, 5, 2), 0.5))
+    expected = torch.cat([F_m.flatten(1)[:, None].expand(-1, 5, -1), F_periodic], -1)
+    assert torch.allclose(fused, expected)
+
+
+def test_frozen_backbones_stay_in_evaluation_mode() -> None:
+    net = model()
+    net.backbones.requires_grad_(False)
+    net.train()
+    assert net.training
+    assert not net.backbones["probe"].training
+
+
+def test_no_batch_normalisation_anywhere() -> None:
+    assert not [name for name, module in model().named_modules() if "BatchNorm" in type(module).__name__]
+
+
+def test_the_output_of_a_seed_is_reproducible(tmp_path: Path) -> None:
+    close(model(seed=5)(batch()), model(seed=5)(batch()))
