@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -16,7 +13,7 @@ from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.evaluation.constant import Constants
 from ecgmoe.evaluation.metrics import evaluate
-from ecgmoe.evaluation.report import text_table, write_report
+from ecgmoe.evaluation.report import RESEARCH_ONLY, report_files, text_table
 from ecgmoe.home import home
 from ecgmoe.inference.predict_split import predict_split
 from ecgmoe.pipeline.embed import embed
@@ -58,12 +55,83 @@ def run(config: RunConfig, *, name: str, storage: str, data: str | None = None) 
     Returns:
         The content of metrics.json.
     """
-    folder = data or default_data(SimulationConfig())
-    prepared = PreparedData(folder)
-    features = embed(prepared.store.root, config.cached)
+    prepared = PreparedData(data or default_data(SimulationConfig()))
+    folder = prepared.store.root
+    print(f"data {folder}\nrun  {Store(storage).path(name)}", flush=True)
+    features = embed(folder, config.cached)
+    train(config, data=folder, features=features, name=name, storage=storage)
     run_store = Store(storage) / name
-    train(config, data=prepared.store.root, features=features, name=name, storage=storage)
     if run_store.exists("report/metrics.json"):
-        print(f"{run_store.root} is finished; its report:", flush=True)
-        return show(run_store)
-    return evaluate_run(name, storage, folder)
+        print(f"{run_store.root} is finished; its report:\n\n{run_store.read_text('report/report.txt')}", flush=True)
+        return run_store.read_json("report/metrics.json")
+    return evaluate_run(name, storage)
+
+
+def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str = "test") -> dict[str, Any]:
+    """Predict a split with a finished run's model, and write predictions/<split>.parquet and a report.
+
+    Args:
+        name: of the run.
+        storage: folder or URL that holds runs.
+        data: prepared folder; None takes the one that the run was trained on.
+        split: "test" writes report/, another split report-<split>/.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        ValueError: there is no such run, or it is not finished.
+    """
+    store = Store(storage) / name
+    if not store.exists("config.json"):
+        raise ValueError(f"there is no run {store.root}: name one with --run and --storage")
+    if not store.exists("model/model.safetensors"):
+        raise ValueError(f"the run {store.root} is not finished: call jobs/train.py with its name, it goes on where it stopped")
+    stored = store.read_json("config.json")
+    config = from_dict(RunConfig, stored["config"])
+    trained_on = PreparedData(stored["data"]["folder"])
+    prepared = PreparedData(data) if data else trained_on
+    predictions = predict_split(store.path("model"), prepared.store.root, split)
+    labels = trained_on.labels()
+    constants = Constants.fit(labels.filter(pc.equal(labels["split"], "train")), config.task_table())
+    metrics = evaluate(predictions, constants, config.task_table())
+    with store.writing(f"predictions/{split}.parquet") as file:
+        pq.write_table(predictions, file, compression="zstd")
+    title = f"{name}: {split} split of {prepared.manifest['dataset']}, {len(predictions):,} records"
+    remarks = notes(config, prepared.manifest, metrics)
+    report = "report" if split == "test" else f"report-{split}"
+    # metrics.json goes last: it says that the report is whole.
+    for file_name, text in report_files(metrics, title, remarks).items():
+        store.write_text(f"{report}/{file_name}", text)
+    print("\n" + text_table(metrics, title, remarks), flush=True)
+    print(f"\nreport {store.path(report)}\nmodel  {store.path('model')}", flush=True)
+    track(store, metrics, split, report)
+    return metrics
+
+
+def notes(config: RunConfig, manifest: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+    """What a reader of the report must not overlook."""
+    lines = [RESEARCH_ONLY]
+    if manifest["dataset"] == "simulated":
+        lines.append("SIMULATED DATA: these figures say nothing about real patients.")
+    if config.random_backbones:
+        lines.append(f"Random-initialised backbones: {', '.join(config.random_backbones)}.")
+    if metrics["tasks"].get("rr", {}).get("note"):
+        lines.append(f"rr: {metrics['tasks']['rr']['note']}; its figures are no claim.")
+    return lines
+
+
+def track(store: Store, metrics: dict[str, Any], split: str, report: str) -> None:
+    """Log the metrics and the report to the run's own MLflow run."""
+    known = store.read_json("mlflow.json")
+    tracker = tracking.Tracker(known["tracking_uri"], known["run_id"])
+    numbers = {
+        f"{split}/{task}_{key}": value
+        for task, values in metrics["tasks"].items()
+        for key, value in values.items()
+        if isinstance(value, int | float)
+    }
+    tracker.log(numbers, step=0)
+    for name in ("report.md", "metrics.csv", "metrics.json"):
+        tracker.text(store.read_text(f"{report}/{name}"), f"{report}/{name}")
+    tracker.finish()

@@ -89,6 +89,15 @@ class Store:
         with self.writing(name) as file:
             file.write((json.dumps(value, indent=2) + "\n").encode())
 
+    def write_text(self, name: str, text: str) -> None:
+        """Write UTF-8 text, atomically."""
+        with self.writing(name) as file:
+            file.write(text.encode())
+
+    def read_text(self, name: str) -> str:
+        """Read UTF-8 text."""
+        return self._fs.cat_file(f"{self._base}/{name}").decode()
+
     def read_json(self, name: str) -> Any:
         """Read a JSON file.
 

@@ -51,7 +51,7 @@ def run_identity(config: configuration.RunConfig, data: PreparedData) -> dict[st
     """What a run name stands for: two of these that differ are two runs."""
     return {
         "config": to_dict(config),
-        "data": {key: data.manifest[key] for key in ("dataset", "records_key", "labels_sha256")},
+        "data": {"folder": data.store.root, **{key: data.manifest[key] for key in ("dataset", "records_key", "labels_sha256")}},
         "features": data.features,
     }
 

@@ -68,9 +68,9 @@ class Tracker:
         entries = [Metric(key, float(value), now, step) for key, value in metrics.items() if value is not None]
         self.client.log_batch(self.run_id, metrics=entries)
 
-    def artifacts(self, folder: str, name: str) -> None:
-        """Copy a local folder to the run's artifacts."""
-        self.client.log_artifacts(self.run_id, folder, name)
+    def text(self, text: str, name: str) -> None:
+        """Store a text among the run's artifacts."""
+        self.client.log_text(self.run_id, text, name)
 
     def finish(self, status: str = "FINISHED") -> None:
         """Close the run."""

@@ -1,0 +1,26 @@
+"""Names of the columns of a predictions file."""
+
+from __future__ import annotations
+
+PREDICTION = {
+    "rr": "rr_ms",
+    "age": "age_years",
+    "sex": "sex_female_probability",
+    "potassium": "potassium_abnormal_probability",
+    "arrhythmia": "arrhythmia",
+}
+"""Prediction by task: ms, years, probability of female, probability of abnormal, name of the likeliest class."""
+
+PROBABILITY = {"arrhythmia": "arrhythmia_probability"}
+"""Probability of the predicted class."""
+
+ARRHYTHMIA_PROBABILITIES = "arrhythmia_probabilities"
+"""Probability of every class, in the order of the taxonomy."""
+
+DETECTED_RR = "rr_detected_ms"
+"""Median of the detected RR intervals: the baseline of the task rr."""
+
+
+def label_column(task: str) -> str:
+    """The column that holds a task's label beside its prediction."""
+    return f"label_{task}"

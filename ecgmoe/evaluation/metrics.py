@@ -1,0 +1,152 @@
+"""Metrics of the five tasks from a predictions file, with the constant predictor beside them.
+
+Macro-F1 is the mean over the classes that occur among the labels of the split; the constant is measured alike.
+The score, 0 for the constant and 1 for perfection, chooses the best checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from sklearn import metrics as sk
+
+from ecgmoe.evaluation.bootstrap import patient_intervals
+from ecgmoe.evaluation.columns import ARRHYTHMIA_PROBABILITIES, DETECTED_RR, PREDICTION, label_column
+from ecgmoe.evaluation.constant import Constants, prior_of
+from ecgmoe.tasks import Task
+
+DERIVED_TARGET = "target derived from the input"
+Values = npt.NDArray[Any]
+Metrics = dict[str, float | None]
+
+
+def evaluate(
+    predictions: pa.Table, constants: Constants, tasks: Sequence[Task], *, intervals: bool = True, seed: int = 0
+) -> dict[str, Any]:
+    """Metrics of every task that has labels.
+
+    Args:
+        predictions: as `evaluation.predictions.prediction_table` makes it.
+        constants: fitted on the training split.
+        tasks: those of the model.
+        intervals: add 95 % patient-level bootstrap intervals ("<metric>_ci": [low, high]).
+        seed: of the bootstrap.
+
+    Returns:
+        {"tasks": {task: {"n", metrics..., "constant": {metrics...}}}}; a metric that is not defined (AUROC of one class
+        only) is None, and a task without labels is absent.
+    """
+    result: dict[str, Any] = {}
+    for task in tasks:
+        labels = predictions[label_column(task.name)]
+        known = predictions.filter(pc.is_valid(labels))
+        if not len(known) or (task.name not in constants.median and task.name not in constants.prior):
+            continue
+        truth, predicted, constant = _arrays(task, known, constants)
+        measure = MEASURES[task.kind]
+        entry: dict[str, Any] = {"n": len(known), **measure(truth, predicted)}
+        if intervals:
+            entry |= patient_intervals(measure, truth, predicted, known["patient_id"].to_numpy(), seed=seed)
+        entry["constant"] = measure(truth, constant)
+        if task.kind == "binary":
+            # The best constant for the F1 of class 1 says 1 every time, even where 0 is the commoner class.
+            entry["constant"]["f1_binary"] = measure(truth, np.ones(len(truth)))["f1_binary"]
+        if task.name == "rr":
+            entry |= _rr_context(known, truth)
+        result[task.name] = entry
+    return {"tasks": result}
+
+
+def _arrays(task: Task, known: pa.Table, constants: Constants) -> tuple[Values, Values, Values]:
+    """Labels, predictions and the constant's predictions, as `MEASURES` takes them."""
+    labels = known[label_column(task.name)]
+    if task.kind == "multiclass":
+        position = {name: index for index, name in enumerate(task.classes)}
+        truth = np.array([position[name] for name in labels.to_pylist()])
+        probabilities = np.stack(known[ARRHYTHMIA_PROBABILITIES].to_numpy()).astype(np.float64)
+        return truth, probabilities, prior_of(constants, task, len(known))
+    truth = labels.to_numpy().astype(np.float64)
+    predicted = known[PREDICTION[task.name]].to_numpy().astype(np.float64)
+    constant = constants.median[task.name] if task.kind == "regression" else constants.prior[task.name][1]
+    return truth, predicted, np.full(len(known), constant)
+
+
+def _rr_context(known: pa.Table, truth: Values) -> dict[str, Any]:
+    """The detector's median as a baseline, and the note where the label is that median."""
+    context: dict[str, Any] = {}
+    if DETECTED_RR in known.column_names:
+        detected = known[DETECTED_RR].to_numpy(zero_copy_only=False).astype(np.float64)
+        there = np.isfinite(detected)
+        if there.any():
+            context["median_detected_rr"] = {"mae": float(np.abs(detected - truth)[there].mean()), "n": int(there.sum())}
+    if "detected" in known["rr_source"].to_pylist():
+        context["note"] = DERIVED_TARGET
+    return context
+
+
+def regression(truth: Values, predicted: Values) -> Metrics:
+    """MAE in the unit of the label."""
+    return {"mae": float(np.abs(truth - predicted).mean())}
+
+
+def binary(truth: Values, probability: Values) -> Metrics:
+    """AUROC, AUPRC, macro-F1 and F1 of the class 1 at a threshold of 0.5."""
+    both = 0 < truth.sum() < len(truth)
+    decided = (probability >= 0.5).astype(int)
+    return {
+        "auroc": float(sk.roc_auc_score(truth, probability)) if both else None,
+        "auprc": float(sk.average_precision_score(truth, probability)) if both else None,
+        "f1_macro": float(sk.f1_score(truth, decided, average="macro", labels=np.unique(truth), zero_division=0)),
+        "f1_binary": float(sk.f1_score(truth, decided, zero_division=0)),
+    }
+
+
+def multiclass(truth: Values, probabilities: Values) -> Metrics:
+    """Accuracy, macro-F1 over the classes among the labels, and log-loss."""
+    decided = probabilities.argmax(1)
+    clipped = np.clip(probabilities[np.arange(len(truth)), truth], 1e-12, 1)
+    return {
+        "accuracy": float((decided == truth).mean()),
+        "f1_macro": float(sk.f1_score(truth, decided, average="macro", labels=np.unique(truth), zero_division=0)),
+        "log_loss": float(-np.log(clipped).mean()),
+    }
+
+
+MEASURES: dict[str, Callable[[Values, Values], Metrics]] = {
+    "regression": regression,
+    "binary": binary,
+    "multiclass": multiclass,
+}
+
+
+def score(metrics: Mapping[str, Any]) -> float:
+    """Mean skill over the tasks, for choosing a checkpoint on validation.
+
+    Regression: 1 - MAE / constant's MAE. Binary: 2 AUROC - 1. Multiclass: 1 - log-loss / prior's log-loss. So a constant
+    has 0. Tasks without labels, and undefined metrics, are left out.
+
+    Raises:
+        ValueError: no task has labels.
+    """
+    skills = []
+    for values in metrics["tasks"].values():
+        if "mae" in values:
+            skills.append(_ratio(values["mae"], values["constant"]["mae"]))
+        elif "log_loss" in values:
+            skills.append(_ratio(values["log_loss"], values["constant"]["log_loss"]))
+        elif values["auroc"] is not None:
+            skills.append(2 * values["auroc"] - 1)
+    skills = [skill for skill in skills if math.isfinite(skill)]
+    if not skills:
+        raise ValueError("no task has a label in this split: nothing can be measured")
+    return float(np.mean(skills))
+
+
+def _ratio(value: float, constant: float) -> float:
+    return 1 - value / constant if constant > 0 else math.nan
