@@ -10,7 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import resample_poly
 
-from ecgmoe.ecg.record import DURATION_S, LEADS, MAX_UV, MISSING, N_SAMPLES, SAMPLING_RATE_HZ, UV_PER_MV, RecordFault, Signal
+from ecgmoe.ecg.record import (
+    DURATION_S,
+    LEADS,
+    MAX_UV,
+    MISSING,
+    N_SAMPLES,
+    SAMPLING_RATE_HZ,
+    UV_PER_MV,
+    RecordFault,
+    Signal,
+)
 
 SAMPLING_RATES_HZ = (50.0, 20_000.0)
 """Rates that a diagnostic ECG can have; a header outside of them is damaged."""
@@ -19,7 +29,7 @@ READ_S = DURATION_S + 0.5
 """What a reader needs of a longer record: the canonical span, and a margin for the resampling filter."""
 
 _MAX_RATIO_TERM = 1000
-"""Bounds the length of the resampling filter. The rate is off by 1e-6 at most, which is 10 us at the end of a record."""
+"""Bounds the length of the resampling filter; ratios of the rates in use (100 to 1000 Hz, 257, 360) are exact."""
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -112,9 +122,7 @@ def _resampled(leads: Floats, rate: float) -> Floats:
     ratio = Fraction(SAMPLING_RATE_HZ / rate).limit_denominator(_MAX_RATIO_TERM)
     missing = np.isnan(leads)
     # "line" keeps an offset or a drift of the baseline from ringing at both ends.
-    resampled = resample_poly(
-        _bridged(leads, missing), ratio.numerator, ratio.denominator, axis=1, padtype="line"
-    )
+    resampled = resample_poly(_bridged(leads, missing), ratio.numerator, ratio.denominator, axis=1, padtype="line")
     if missing.any():
         position = np.arange(resampled.shape[1]) * ratio.denominator / ratio.numerator
         before = np.floor(position).astype(np.int64)

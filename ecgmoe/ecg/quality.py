@@ -47,7 +47,9 @@ class QualityPolicy:
         if not 0 <= self.max_flat_leads <= N_LEADS:
             raise ValueError(f"max_flat_leads must be in 0..{N_LEADS}, got {self.max_flat_leads}")
         if not 0 < self.max_amplitude_mv <= MAX_UV / UV_PER_MV:
-            raise ValueError(f"max_amplitude_mv must be above 0 and at most {MAX_UV / UV_PER_MV}, got {self.max_amplitude_mv}")
+            raise ValueError(
+                f"max_amplitude_mv must be above 0 and at most {MAX_UV / UV_PER_MV}, got {self.max_amplitude_mv}"
+            )
 
     def reason_to_exclude(self, quality: Quality) -> str | None:
         """Why a record of this quality is left out; None where it stays."""

@@ -1,7 +1,7 @@
 """Rhythm classes from machine statements (MIMIC-IV-ECG) and from SCP codes (PTB-XL).
 
-Two taxonomies of 15 classes each: "report0_15" is the paper's list, an exact match on the first statement; "rhythm15" is
-clinical and reads all statements. A record that matches nothing in rhythm15 has no label; it is not "other".
+Two taxonomies of 15 classes each: "report0_15" is the paper's list, an exact match on the first statement; "rhythm15"
+is clinical and reads all statements. A record that matches nothing in rhythm15 has no label; it is not "other".
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 _REPORT0_STATEMENTS = (
     "sinus rhythm",
@@ -84,8 +85,8 @@ def _rule(pattern: str, unless: str | None = None) -> _Rule:
     return _Rule(re.compile(pattern), re.compile(unless) if unless else None)
 
 
-# In the order of the classes: the first class with a matching statement wins. "supraventricular" contains "ventricular",
-# hence the look-behinds; "st junctional depression" is no rhythm, hence the words that must follow "junctional".
+# In the order of the classes: the first class with a matching statement wins. "supraventricular" contains
+# "ventricular", hence the look-behinds; "st junctional depression" is no rhythm, hence the words after "junctional".
 _RHYTHM_RULES: tuple[_Rule, ...] = (
     _rule(r"\bpac(?:ed|ing)\b|pacemaker", "wandering"),
     _rule(
@@ -119,7 +120,7 @@ _RHYTHM_RULES: tuple[_Rule, ...] = (
 _FLUTTER = 3
 _FLUTTER_OR_FIBRILLATION = re.compile(r"flut.*fib|fib.*flut")
 
-# By priority. Bigeminy and trigeminy do not say of what: atrial when premature atrial complexes are coded, else ventricular.
+# By priority. Bigeminy and trigeminy do not say of what: ventricular, unless premature atrial complexes are coded.
 _SCP_CLASSES: tuple[tuple[str, int], ...] = (
     ("PACE", 0),
     ("2AVB", 2),
@@ -139,6 +140,20 @@ _SCP_CLASSES: tuple[tuple[str, int], ...] = (
     ("SARRH", 13),
     ("SR", 14),
 )
+
+
+_NO_CLASS = (len(_RHYTHM_CLASSES), False)
+
+
+# A few thousand distinct statements make up the reports of a whole release.
+@lru_cache(maxsize=1 << 16)
+def _statement_class(statement: str) -> tuple[int, bool]:
+    """First class that one statement matches, and whether it is definite; the smallest pair over the lines wins."""
+    line = _normalised(statement)
+    for label, rule in enumerate(_RHYTHM_RULES):
+        if rule.matches(line):
+            return label, label != _FLUTTER or _FLUTTER_OR_FIBRILLATION.search(line) is None
+    return _NO_CLASS
 
 
 def _normalised(statement: str) -> str:
@@ -169,17 +184,11 @@ def classify_rhythm(statements: Sequence[str]) -> int | None:
         statements: report_0, report_1, ... as written; blank ones are allowed.
 
     Returns:
-        Index into `TAXONOMIES["rhythm15"]`; None where no class matches, and where a statement leaves open whether it is
-        flutter or fibrillation.
+        Index into `TAXONOMIES["rhythm15"]`; None where no class matches, and where a statement leaves open whether it
+        is flutter or fibrillation.
     """
-    lines = [_normalised(statement) for statement in statements]
-    for index, rule in enumerate(_RHYTHM_RULES):
-        matching = [line for line in lines if rule.matches(line)]
-        if index == _FLUTTER and any(_FLUTTER_OR_FIBRILLATION.search(line) for line in matching):
-            return None
-        if matching:
-            return index
-    return None
+    label, definite = min((_statement_class(statement) for statement in statements), default=_NO_CLASS)
+    return label if definite else None
 
 
 def rhythm_from_scp(codes: Mapping[str, float]) -> int | None:

@@ -1,8 +1,8 @@
 """Read one WFDB record as a canonical record. Whatever is wrong with it is a `RecordFault` that says what.
 
-The header is looked at before `wfdb` reads anything: the declared size against the file's, the gain (which `wfdb` replaces
-where it is 0), the unit (which `wfdb` decodes as ASCII, so that a microvolt loses its mu). Format: WFDB header(5),
-https://physionet.org/physiotools/wag/header-5.htm.
+The header is looked at before `wfdb` reads anything: the declared size against the file's, the gain (which `wfdb`
+replaces where it is 0), the unit (which `wfdb` decodes as ASCII, so that a microvolt loses its mu). Format: WFDB
+header(5), https://physionet.org/physiotools/wag/header-5.htm.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MV_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3}
 _FORMAT = re.compile(r"(?P<format>\d+)(?:x(?P<frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?$")
 _GAIN = re.compile(r"(?P<gain>[-+.\deE]+)(?:\([-+\d]+\))?(?:/(?P<unit>\S+))?$")
 _BROKEN_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG}
-"""Errors of one file; others (no descriptors left, a lost network) would hit every record and are not a record's fault."""
+"""Errors of one file; others (no descriptors left, a lost network) would hit every record and no record's fault."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def read_wfdb(path: str) -> Signal:
         int16 (12, 5000), microvolt; see `ecgmoe.ecg.record`.
 
     Raises:
-        RecordFault: the header or a signal file is missing, torn or contradicts the other; a lead is missing; or the record
-            cannot be made canonical (`to_canonical`).
+        RecordFault: the header or a signal file is missing, torn or contradicts the other; a lead is missing; or the
+            record cannot be made canonical (`to_canonical`).
     """
     try:
         if "://" in path:
@@ -124,7 +124,10 @@ def _parse_header(content: bytes) -> _Header:
     if "/" in record[0]:
         raise RecordFault("the record consists of several segments, which are not supported")
     try:
-        n_signals, rate = int(record[1]), float(re.split(r"[/(]", record[2])[0]) if len(record) > 2 else _DEFAULT_RATE_HZ
+        n_signals, rate = (
+            int(record[1]),
+            float(re.split(r"[/(]", record[2])[0]) if len(record) > 2 else _DEFAULT_RATE_HZ,
+        )
         n_samples = int(record[3]) if len(record) > 3 else None
     except ValueError as error:
         raise RecordFault(f"damaged record line in the header: {' '.join(record)!r}") from error
@@ -149,7 +152,9 @@ def _parse_signal_line(fields: list[str]) -> _SignalLine:
         raise RecordFault(f"damaged gain in the header: {line!r}") from error
     if not (math.isfinite(value) and value > 0):
         raise RecordFault(f"gain {value:g} in the header, the signal is not calibrated: {line!r}")
-    frame, skew, offset = (int(sample_format[name] or default) for name, default in (("frame", 1), ("skew", 0), ("offset", 0)))
+    frame, skew, offset = (
+        int(sample_format[name] or default) for name, default in (("frame", 1), ("skew", 0), ("offset", 0))
+    )
     unit = (gain["unit"] if gain else None) or "mV"
     return _SignalLine(fields[0], sample_format["format"], frame, skew, offset, value, unit)
 
@@ -173,7 +178,9 @@ def _read_local(path: Path, header: _Header) -> Signal:
     end = None if whole else math.ceil(READ_S * header.sampling_rate_hz)
     record = _wfdb_record(str(path), end)
     positions = lead_positions(record.sig_name)
-    factors = [_mv_per_unit(header.signals[position].unit, lead) for position, lead in zip(positions, LEADS, strict=True)]
+    factors = [
+        _mv_per_unit(header.signals[position].unit, lead) for position, lead in zip(positions, LEADS, strict=True)
+    ]
     digital = record.d_signal
     if whole and all(line.samples_per_frame == 1 and line.skew == 0 for line in header.signals):
         _verify_checksums(record, digital)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ecgmoe.backbones.base import Backbone
-from ecgmoe.backbones.config import BackboneConfig
-from ecgmoe.backbones.registry import build
+from ecgmoe.backbones.registry import rebuild
 from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.model.ecg_moe import ECGMoE
@@ -35,17 +34,30 @@ def model_config(
     *,
     tasks: tuple[str, ...],
     taxonomy: str,
-    backbones: Sequence[BackboneConfig],
+    backbones: Mapping[str, Backbone],
+    weights_from: Mapping[str, str | None],
     statistics: TrainingStatistics,
 ) -> dict[str, Any]:
-    """The content of config.json."""
+    """The content of config.json.
+
+    Args:
+        model: sizes.
+        tasks: names of the tasks.
+        taxonomy: of the arrhythmia classes.
+        backbones: all of them, in order.
+        weights_from: where each backbone's weights came from; None is random initialisation.
+        statistics: of the training split.
+    """
     return {
         "format_version": FORMAT_VERSION,
         "tasks": list(tasks),
         "taxonomy": taxonomy,
         "classes": {task.name: list(task.classes) for task in task_table(tasks, taxonomy) if task.classes},
         "model": to_dict(model),
-        "backbones": [to_dict(backbone) for backbone in backbones],
+        "backbones": [
+            {"name": name, "architecture": backbone.describe(), "weights_from": weights_from[name]}
+            for name, backbone in backbones.items()
+        ],
         "statistics": json.loads(json.dumps(asdict(statistics))),
     }
 
@@ -84,11 +96,8 @@ def load_model(folder: Path) -> tuple[ECGMoE, dict[str, Any]]:
                 f"{folder / CONFIG} has format version {config.get('format_version')}, this version reads {FORMAT_VERSION}"
             )
         statistics = from_dict(TrainingStatistics, config["statistics"])
-        backbones = [
-            from_dict(BackboneConfig, {**each, "weights": None, "allow_random": True}) for each in config["backbones"]
-        ]
-        # The weights come from this folder: the published files are not needed again.
-        live = {backbone.name: build(backbone) for backbone in backbones}
+        # Their weights come from this folder: the published files are not needed again.
+        live = {each["name"]: rebuild(each["name"], each["architecture"]) for each in config["backbones"]}
         model = ECGMoE(
             from_dict(ModelConfig, config["model"]),
             tasks=task_table(tuple(config["tasks"]), config["taxonomy"]),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 
@@ -125,7 +126,7 @@ class Store:
             return pq.ParquetFile(self._fs.open(f"{self._base}/{name}", "rb"), pre_buffer=True)
         except FileNotFoundError as error:
             raise StorageError(f"{self.path(name)} is missing") from error
-        except OSError as error:
+        except (OSError, pa.ArrowInvalid) as error:
             raise StorageError(
                 f"{self.path(name)} is not a whole Parquet file ({error}): delete it and run the stage again"
             ) from error

@@ -181,7 +181,8 @@ class Worker:
             self.config.model,
             tasks=tuple(task.name for task in self.tasks),
             taxonomy=self.config.taxonomy,
-            backbones=self.config.backbones,
+            backbones=self.backbones,
+            weights_from={each.name: each.weights for each in self.config.backbones},
             statistics=self.statistics,
         )
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ecgmoe.backbones.base import Backbone
+from ecgmoe.backbones.base import Architecture, Backbone
 from ecgmoe.model.batch import ECGBatch, pad_r_peaks
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.model.ecg_moe import ECGMoE
@@ -22,8 +22,7 @@ class Probe(Backbone):
     """One linear layer per sample: enough to be a backbone."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.name, self.samples, self.tokens, self.width = "probe", 100, 4, 6
+        super().__init__(Architecture(samples=100, tokens=4), width=6)
         self.layer = nn.Linear(12, 6)
 
     def encode(self, x_BCS: Tensor) -> Tensor:

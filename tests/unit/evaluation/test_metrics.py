@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, f1_score, log_loss, roc_auc
 
 from ecgmoe.evaluation.bootstrap import patient_intervals, patient_samples
 from ecgmoe.evaluation.constant import Constants
-from ecgmoe.evaluation.metrics import DERIVED_TARGET, binary, evaluate, regression, score
+from ecgmoe.evaluation.metrics import DERIVED_TARGET, evaluate, regression, score
 from ecgmoe.evaluation.predictions import prediction_table
 from ecgmoe.evaluation.report import report_files, text_table
 from ecgmoe.tasks import task_table
@@ -156,13 +156,12 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     generator = np.random.default_rng(5)
     hits = 0
     for trial in range(200):
-        positive = (np.arange(120) < 60).astype(float)
-        probability = 1 / (1 + np.exp(-(generator.normal(0, 1, 120) + positive)))
-        interval = patient_intervals(binary, positive, probability, np.arange(120), seed=trial, resamples=100)["auroc_ci"]
+        error = generator.normal(0, 1, 120)
+        interval = patient_intervals(regression, error, np.zeros(120), np.arange(120), seed=trial, resamples=200)["mae_ci"]
         assert interval is not None
-        # AUROC of two normals one standard deviation apart: Phi(1 / sqrt 2).
-        hits += interval[0] <= 0.76025 <= interval[1]
-    # 0.95 of 200 with a standard error of 3, and a percentile interval of 100 draws is a little narrow.
+        # The mean of a half-normal distribution.
+        hits += interval[0] <= math.sqrt(2 / math.pi) <= interval[1]
+    # 0.95 of 200 with a standard error of 3; a percentile interval of 120 records is a little narrow.
     assert 178 <= hits <= 199
 
 

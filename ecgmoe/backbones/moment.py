@@ -1,0 +1,144 @@
+"""MOMENT (Goswami et al., ICML 2024, arXiv 2402.03885) through the package momentfm: each lead alone, 64 patches of 8.
+
+Built from sizes alone, without asking a hub: the T5 configuration is given as values.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from ecgmoe.backbones import base
+from ecgmoe.backbones.checkpoints import CheckpointError, load_strictly, read_state
+
+SAMPLES = 512
+PATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(base.Architecture):
+    """Sizes of MOMENT.
+
+    Attributes:
+        samples: S, 512 in every published size.
+        tokens: pooled tokens; 4 are the means over three neighbouring leads each.
+        width: W, T5's d_model.
+        feed_forward: T5's d_ff.
+        layers: of the encoder.
+        heads: of its attention.
+        head_width: T5's d_kv.
+        vocabulary: rows of T5's unused word embedding, kept because official files hold it.
+    """
+
+    samples: int = SAMPLES
+    tokens: int = 4
+    width: int
+    feed_forward: int
+    layers: int
+    heads: int
+    head_width: int = 64
+    vocabulary: int = 32128
+
+
+def pipeline(architecture: Architecture) -> nn.Module:
+    """momentfm's model for embedding, all parameters trainable, without dropout and gradient checkpointing.
+
+    Raises:
+        ImportError: momentfm is not installed; the message says how to install it.
+    """
+    try:
+        from momentfm import MOMENTPipeline
+    except ImportError as error:
+        raise ImportError(
+            "the backbone 'moment' needs the package momentfm: install ecgmoe[moment] with uv, which reads the relaxed "
+            "metadata in pyproject.toml (`uv pip install -c constraints.txt 'ecgmoe[moment]'`)"
+        ) from error
+    t5 = {
+        "d_model": architecture.width,
+        "d_ff": architecture.feed_forward,
+        "num_layers": architecture.layers,
+        "num_heads": architecture.heads,
+        "d_kv": architecture.head_width,
+        "vocab_size": architecture.vocabulary,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.0,
+        "model_type": "t5",
+        "is_encoder_decoder": True,
+        "use_cache": False,
+    }
+    config: dict[str, Any] = {
+        "task_name": "embedding",
+        "model_name": "MOMENT",
+        "transformer_type": "encoder_only",
+        "d_model": architecture.width,
+        "seq_len": SAMPLES,
+        "patch_len": PATCH,
+        "patch_stride_len": PATCH,
+        "patch_dropout": 0.0,
+        # Only a label here: momentfm builds the encoder from t5_config.
+        "transformer_backbone": "google/flan-t5-small",
+        "t5_config": t5,
+        "enable_gradient_checkpointing": False,
+        "freeze_embedder": False,
+        "freeze_encoder": False,
+    }
+    with warnings.catch_warnings():
+        # It warns that heads other than the reconstruction's are not pretrained; none is used.
+        warnings.simplefilter("ignore")
+        return MOMENTPipeline(config, model_kwargs={"task_name": "embedding"})
+
+
+class Moment(base.Backbone):
+    """The encoder of MOMENT; the feature is (B, 12, 64, W)."""
+
+    Architecture = Architecture
+    sizes = {
+        "tiny": Architecture(width=64, feed_forward=128, layers=2, heads=4, head_width=16, vocabulary=8),
+        "base": Architecture(width=512, feed_forward=1024, layers=8, heads=6),
+        "large": Architecture(width=1024, feed_forward=2816, layers=24, heads=16),
+    }
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__(architecture, width=architecture.width)
+        self.net = pipeline(architecture)
+        # Never read, because patches come as embeddings; it would train on nothing.
+        self.net.encoder.embed_tokens.requires_grad_(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        super().requires_grad_(requires_grad)
+        self.net.encoder.embed_tokens.requires_grad_(False)
+        return self
+
+    @classmethod
+    def from_pretrained(cls, source: str, tokens: int | None = None) -> Self:
+        folder = Path(source)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(source, allow_patterns=["config.json", "model.safetensors"]))
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"{source} has no config.json: a MOMENT checkpoint is a folder with config.json and model.safetensors")
+        t5 = json.loads((folder / "config.json").read_text())["t5_config"]
+        architecture = Architecture(
+            tokens=tokens or cls.sizes["base"].tokens,
+            width=t5["d_model"],
+            feed_forward=t5["d_ff"],
+            layers=t5["num_layers"],
+            heads=t5["num_heads"],
+            head_width=t5["d_kv"],
+            vocabulary=t5["vocab_size"],
+        )
+        backbone = cls(architecture)
+        # The reconstruction head is no part of the encoder.
+        state = {key: value for key, value in read_state(folder / "model.safetensors").items() if not key.startswith("head.")}
+        load_strictly(backbone.net, state, source)
+        return backbone
+
+    def encode(self, x_BCS: Tensor) -> Tensor:
+        """(B, 12, 512) mV to (B, 12, 64, W); each lead is standardised by MOMENT itself."""
+        return self.net.embed(x_enc=x_BCS, reduction="none").embeddings

@@ -1,0 +1,161 @@
+"""TimesNet (Wu et al., ICLR 2023, arXiv 2210.02186): a series folded at its own periods into 2-D and convolved there.
+
+The official code takes the periods from the mean spectrum of the batch, so a record's feature changes with its
+neighbours. Here the periods are the record's own.
+
+Legend: B batch, C leads, S samples, W width, k periods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from ecgmoe.backbones import base
+from ecgmoe.backbones.checkpoints import load_strictly, read_state, size_of
+
+POSITIONS = 5000
+"""Length of the table of positions in the official checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(base.Architecture):
+    """Sizes of TimesNet.
+
+    Attributes:
+        samples: S.
+        tokens: pooled tokens.
+        leads: input channels.
+        width: W.
+        hidden: channels between the two inception blocks of a layer.
+        layers: number of TimesBlocks.
+        periods: k, periods looked at per layer; checkpoints do not tell it, 3 is the setting of ECG-MoE's authors.
+        kernels: 2-D convolutions per inception block, of 1, 3, 5, ... samples.
+    """
+
+    samples: int = 500
+    tokens: int = 50
+    leads: int = 12
+    width: int = 16
+    hidden: int = 32
+    layers: int = 2
+    periods: int = 3
+    kernels: int = 6
+
+
+class Inception(nn.Module):
+    """The mean of 2-D convolutions of growing size."""
+
+    def __init__(self, inputs: int, outputs: int, kernels: int) -> None:
+        super().__init__()
+        self.kernels = nn.ModuleList(nn.Conv2d(inputs, outputs, 2 * i + 1, padding=i) for i in range(kernels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([convolution(x) for convolution in self.kernels]).mean(0)
+
+
+class TimesBlock(nn.Module):
+    """One layer: periods by rFFT amplitude, fold to 2-D, inception, softmax-weighted by amplitude, residual."""
+
+    def __init__(self, architecture: Architecture, batch_periods: bool) -> None:
+        super().__init__()
+        self.k, self.batch_periods = architecture.periods, batch_periods
+        width, hidden, kernels = architecture.width, architecture.hidden, architecture.kernels
+        self.conv = nn.Sequential(Inception(width, hidden, kernels), nn.GELU(), Inception(hidden, width, kernels))
+
+    def periods(self, x_BSW: Tensor) -> tuple[Tensor, Tensor]:
+        """The k strongest periods in samples and their amplitudes, each (B, k).
+
+        In fp32, and the lower frequency wins a tie: rounding must not choose the periods.
+        """
+        with torch.autocast(x_BSW.device.type, enabled=False):
+            amplitude = torch.fft.rfft(x_BSW.float(), dim=1).abs().mean(-1)
+        ranked = amplitude.mean(0, keepdim=True).expand_as(amplitude) if self.batch_periods else amplitude
+        ranked = torch.cat([torch.zeros_like(ranked[:, :1]), ranked[:, 1:]], 1).detach()
+        frequency = ranked.sort(dim=1, descending=True, stable=True).indices[:, : self.k].clamp(min=1)
+        return x_BSW.shape[1] // frequency, amplitude.gather(1, frequency)
+
+    def forward(self, x_BSW: Tensor) -> Tensor:
+        periods, amplitude = self.periods(x_BSW)
+        folded = torch.zeros(*periods.shape, *x_BSW.shape[1:], device=x_BSW.device, dtype=x_BSW.dtype)
+        # Records are grouped by period, so that each 2-D shape is convolved once.
+        for period in periods.unique().tolist():
+            record, place = (periods == period).nonzero(as_tuple=True)
+            folded = folded.index_put((record, place), self.fold(x_BSW[record], int(period)).to(folded.dtype))
+        weights = amplitude.softmax(1).to(folded.dtype)
+        return (folded * weights[:, :, None, None]).sum(1) + x_BSW
+
+    def fold(self, x_BSW: Tensor, period: int) -> Tensor:
+        """Convolve (B, S, W) as (B, W, S / period, period), zero-padded to whole periods."""
+        batch, samples, width = x_BSW.shape
+        x = nn.functional.pad(x_BSW, (0, 0, 0, -samples % period))
+        image = x.view(batch, -1, period, width).permute(0, 3, 1, 2)
+        return self.conv(image).permute(0, 2, 3, 1).reshape(batch, -1, width)[:, :samples]
+
+
+class TimesNet(base.Backbone):
+    """The encoder of TimesNet: circular token convolution, positions, TimesBlocks with one shared LayerNorm.
+
+    Args:
+        architecture: sizes.
+        batch_periods: take the periods from the batch's mean spectrum as the official code does. Only for comparing with
+            it: a record's feature then depends on its neighbours.
+    """
+
+    Architecture = Architecture
+    sizes = {
+        "tiny": Architecture(samples=250, tokens=25, width=8, hidden=8, layers=1, periods=2, kernels=3),
+        "base": Architecture(),
+        "large": Architecture(width=32, hidden=64, layers=3),
+    }
+
+    def __init__(self, architecture: Architecture, *, batch_periods: bool = False) -> None:
+        super().__init__(architecture, width=architecture.width)
+        self.tokens_conv = nn.Conv1d(
+            architecture.leads, architecture.width, 3, padding=1, padding_mode="circular", bias=False
+        )
+        self.register_buffer("positions", base.sinusoidal_positions(POSITIONS, architecture.width), persistent=False)
+        self.model = nn.ModuleList(TimesBlock(architecture, batch_periods) for _ in range(architecture.layers))
+        self.layer_norm = nn.LayerNorm(architecture.width)
+
+    @classmethod
+    def from_pretrained(cls, source: str, tokens: int | None = None) -> Self:
+        state = read_state(Path(source))
+        token = "enc_embedding.value_embedding.tokenConv.weight"
+        width, leads = (size_of(state, token, axis, source) for axis in (0, 1))
+        blocks = [key.split(".") for key in state if key.startswith("model.")]
+        base_size = cls.sizes["base"]
+        backbone = cls(
+            Architecture(
+                tokens=tokens or base_size.tokens,
+                leads=leads,
+                width=width,
+                hidden=size_of(state, "model.0.conv.0.kernels.0.weight", 0, source),
+                layers=1 + max(int(key[1]) for key in blocks),
+                kernels=1 + max(int(key[5]) for key in blocks),
+            )
+        )
+        # The forecasting head and the calendar embedding are not part of the encoder.
+        dropped = ("predict_linear.", "projection.", "enc_embedding.position_embedding.", "enc_embedding.temporal_embedding.")
+        kept = {key: value for key, value in state.items() if not key.startswith(dropped)}
+        kept["tokens_conv.weight"] = kept.pop(token)
+        load_strictly(backbone, kept, source)
+        return backbone
+
+    def embed(self, x_BCS: Tensor) -> Tensor:
+        """Token convolution and positions: (B, S, W)."""
+        return self.tokens_conv(x_BCS).transpose(1, 2) + self.get_buffer("positions")[:, : x_BCS.shape[-1]]
+
+    def blocks(self, x_BSW: Tensor) -> Tensor:
+        """The TimesBlocks, each followed by the shared LayerNorm."""
+        for block in self.model:
+            x_BSW = self.layer_norm(block(x_BSW))
+        return x_BSW
+
+    def encode(self, x_BCS: Tensor) -> Tensor:
+        """(B, 12, S) mV to (B, S, W)."""
+        return self.blocks(self.embed(x_BCS))

@@ -1,0 +1,134 @@
+"""Potassium from the hospital's laboratory table (MIMIC-IV hosp), joined to ECGs by time.
+
+https://mimic.mit.edu/docs/iv/modules/hosp/labevents/
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ecgmoe.datasets.schema import DatasetError
+from ecgmoe.datasets.tables import TIME, find_table, read_csv, stream_csv
+
+SERUM_ITEMS = (50971, 52610)
+WHOLE_BLOOD_ITEMS = (50822, 52452)
+PLAUSIBLE_MMOL = (1.5, 10.0)
+"""Exclusive limits: values outside are artefacts, mostly samples drawn beside an infusion."""
+
+_HAEMOLYSIS = "(?i)ha?emoly"
+_COLUMNS = {
+    "labevent_id": pa.int64(),
+    "subject_id": pa.int64(),
+    "itemid": pa.int64(),
+    "charttime": TIME,
+    "valuenum": pa.float64(),
+    "ref_range_lower": pa.float64(),
+    "ref_range_upper": pa.float64(),
+    "flag": pa.string(),
+    "comments": pa.string(),
+}
+
+
+def check_items(hosp: str) -> None:
+    """Compare the item ids with d_labitems, where that table is given.
+
+    Raises:
+        DatasetError: an id stands for something else than potassium in blood, or none of them is there.
+    """
+    path = find_table(hosp, "d_labitems.csv")
+    if path is None:
+        return
+    items = read_csv(path, {"itemid": pa.int64(), "label": pa.string(), "fluid": pa.string()})
+    known = items[items["itemid"].isin((*SERUM_ITEMS, *WHOLE_BLOOD_ITEMS))].fillna("")
+    if known.empty:
+        raise DatasetError(
+            f"{path} has none of the potassium items {(*SERUM_ITEMS, *WHOLE_BLOOD_ITEMS)}: is it MIMIC-IV's?"
+        )
+    is_potassium = known["label"].str.contains("potassium", case=False) & (known["fluid"].str.lower() == "blood")
+    if not is_potassium.all():
+        other = known[~is_potassium].iloc[0]
+        raise DatasetError(
+            f"{path}: item {other['itemid']} is {other['label']!r} in {other['fluid']!r}, expected potassium in blood: "
+            "the table belongs to another release"
+        )
+
+
+def read_potassium(labevents: str, patients: np.ndarray) -> pd.DataFrame:
+    """Usable potassium values of some patients; the table is scanned as a stream.
+
+    Args:
+        labevents: path of labevents.csv or labevents.csv.gz.
+        patients: subject_id values to keep.
+
+    Returns:
+        patient_id, charttime, potassium_mmol, potassium_abnormal (0 or 1) and serum (else whole blood), by charttime.
+
+    Raises:
+        DatasetError: the table cannot be read or lacks a column.
+    """
+    items = pa.array((*SERUM_ITEMS, *WHOLE_BLOOD_ITEMS))
+    subjects = pa.array(np.unique(patients))
+    kept = []
+    for batch in stream_csv(labevents, _COLUMNS):
+        rows = pa.Table.from_batches([batch]).filter(pc.is_in(batch["itemid"], items))
+        rows = rows.filter(pc.is_in(rows["subject_id"], subjects))
+        if len(rows):
+            kept.append(rows.filter(_usable(rows)).drop_columns(["comments"]))
+    empty = pa.schema([(name, kind) for name, kind in _COLUMNS.items() if name != "comments"]).empty_table()
+    frame = pa.concat_tables([empty, *kept]).to_pandas()
+    frame["potassium_abnormal"] = _abnormal(frame)
+    frame["serum"] = frame["itemid"].isin(SERUM_ITEMS)
+    frame = frame.rename(columns={"subject_id": "patient_id", "valuenum": "potassium_mmol"})
+    # The id decides between values of the same minute, so that the order of the file does not.
+    frame = frame.sort_values(["charttime", "labevent_id"], kind="stable", ignore_index=True)
+    return frame[["patient_id", "charttime", "potassium_mmol", "potassium_abnormal", "serum"]]
+
+
+def _usable(rows: pa.Table) -> pa.ChunkedArray:
+    plausible = pc.and_(pc.greater(rows["valuenum"], PLAUSIBLE_MMOL[0]), pc.less(rows["valuenum"], PLAUSIBLE_MMOL[1]))
+    haemolysed = pc.match_substring_regex(pc.fill_null(rows["comments"], ""), _HAEMOLYSIS)
+    return pc.fill_null(pc.and_(pc.and_(plausible, pc.is_valid(rows["charttime"])), pc.invert(haemolysed)), False)
+
+
+def _abnormal(frame: pd.DataFrame) -> np.ndarray:
+    """Outside the row's reference range; the flag, which contradicts the value at times, only where that is open."""
+    value, low, high = (frame[name].to_numpy() for name in ("valuenum", "ref_range_lower", "ref_range_upper"))
+    outside = (value < low) | (value > high)
+    open_range = np.isnan(low) | np.isnan(high)
+    flagged = (frame["flag"] == "abnormal").to_numpy()
+    return (outside | (open_range & flagged)).astype(np.int8)
+
+
+def nearest_potassium(studies: pd.DataFrame, potassium: pd.DataFrame, window_minutes: float) -> pd.DataFrame:
+    """For each ECG the value nearest in time within the window, serum before whole blood.
+
+    Args:
+        studies: patient_id and ecg_time.
+        potassium: as `read_potassium` returns it.
+        window_minutes: largest gap, either way.
+
+    Returns:
+        potassium_mmol, potassium_abnormal and potassium_gap_minutes (lab minus ECG), null where there is no value, with
+        the index of `studies`.
+    """
+    timed = studies[["patient_id", "ecg_time"]].dropna().sort_values("ecg_time", kind="stable")
+    found = []
+    for serum in (True, False):
+        values = potassium[potassium["serum"] == serum].drop(columns="serum")
+        nearest = pd.merge_asof(
+            timed,
+            values,
+            left_on="ecg_time",
+            right_on="charttime",
+            by="patient_id",
+            direction="nearest",
+            tolerance=pd.Timedelta(minutes=window_minutes),
+        )
+        found.append(nearest.set_index(timed.index))
+    chosen = found[0].where(found[0]["potassium_mmol"].notna(), found[1])
+    chosen["potassium_gap_minutes"] = (chosen["charttime"] - chosen["ecg_time"]).dt.total_seconds() / 60
+    columns = ["potassium_mmol", "potassium_abnormal", "potassium_gap_minutes"]
+    return chosen[columns].astype(np.float64).reindex(studies.index)

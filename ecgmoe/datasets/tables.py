@@ -1,0 +1,158 @@
+"""Reading the CSV tables of a dataset, local or remote, plain or gzip, and building the index from them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from ecgmoe.datasets.schema import STUDY_SCHEMA, DatasetError
+
+_BLOCK_BYTES = 16 << 20
+_UNSAFE_PATH = r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:|://|[\x00-\x1f]"
+TIME = pa.timestamp("s")
+
+
+def join(folder: str, name: str) -> str:
+    """Path or URL of a file in a folder."""
+    return f"{folder.rstrip('/')}/{name}"
+
+
+def folder_exists(folder: str) -> bool:
+    """Whether a local path or URL is a folder."""
+    filesystem, path = fsspec.core.url_to_fs(folder)
+    return bool(filesystem.isdir(path))
+
+
+def find_table(folder: str, name: str) -> str | None:
+    """Path of `name` (which ends in .csv) or `name`.gz in a folder; None where there is neither."""
+    filesystem, path = fsspec.core.url_to_fs(folder)
+    return next((join(folder, file) for file in (name, f"{name}.gz") if filesystem.exists(join(path, file))), None)
+
+
+def need_table(folder: str, name: str) -> str:
+    """As `find_table`, but the table has to be there.
+
+    Raises:
+        DatasetError: neither form is in the folder.
+    """
+    path = find_table(folder, name)
+    if path is None:
+        raise DatasetError(f"{name} (or {name}.gz) is not in {folder}: give the folder that holds it")
+    return path
+
+
+def column_names(path: str) -> list[str]:
+    """Names in the first line of a CSV file.
+
+    Raises:
+        DatasetError: the file cannot be read or is empty.
+    """
+    try:
+        with _opened(path) as stream:
+            first = stream.read(1 << 16).split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").strip()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not first:
+        raise DatasetError(f"{path} is empty: it needs a header line with column names")
+    return next(csv.reader([first]))
+
+
+def stream_csv(path: str, columns: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    """Read some columns of a CSV file in batches of bounded size.
+
+    Raises:
+        DatasetError: the file cannot be read, lacks a column, holds a value of another type, or is torn.
+    """
+    present = column_names(path)
+    for name in columns:
+        if name not in present:
+            raise DatasetError(f"{path} has no column {name!r}; its columns are {', '.join(present)}")
+    convert = pa_csv.ConvertOptions(column_types=dict(columns), include_columns=list(columns))
+    try:
+        with _opened(path) as stream:
+            yield from pa_csv.open_csv(
+                stream,
+                read_options=pa_csv.ReadOptions(block_size=_BLOCK_BYTES),
+                parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+                convert_options=convert,
+            )
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_csv(path: str, columns: Mapping[str, pa.DataType]) -> pd.DataFrame:
+    """Read some columns of a CSV file whole. Raises as `stream_csv`."""
+    schema = pa.schema(list(columns.items()))
+    frame: pd.DataFrame = pa.Table.from_batches(stream_csv(path, columns), schema=schema).to_pandas()
+    return frame
+
+
+def _opened(path: str) -> pa.NativeFile:
+    source = pa.PythonFile(fsspec.open(path, "rb").open()) if "://" in path else pa.OSFile(path)
+    return pa.CompressedInputStream(source, "gzip") if path.endswith(".gz") else source
+
+
+def _unreadable(path: str, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"{path} cannot be read: {error}. If it is torn or damaged, fetch it again and check its SHA-256"
+    )
+
+
+def unique_studies(frame: pd.DataFrame, table: str) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:
+    """Take out rows that no record can be read for: unsafe paths, and all but the first row of a study_id.
+
+    Args:
+        frame: with study_id, patient_id and path.
+        table: path of the table, for messages.
+
+    Returns:
+        The remaining rows, and (path, reason) of the others.
+
+    Raises:
+        DatasetError: a row without an id, or no row at all.
+    """
+    for name in ("study_id", "patient_id"):
+        if frame[name].isna().any():
+            raise DatasetError(
+                f"{table}: row {int(frame[name].isna().to_numpy().argmax()) + 2} has no {name}: fill it in"
+            )
+    paths = frame["path"].fillna("").astype(str)
+    matched = pc.match_substring_regex(pa.array(paths, pa.string()), _UNSAFE_PATH).to_numpy(zero_copy_only=False)
+    unsafe = matched | (paths == "").to_numpy()
+    repeated = np.zeros(len(frame), dtype=bool)
+    repeated[~unsafe] = frame["study_id"][~unsafe].duplicated()
+    excluded = [(path, "the path is not a relative path under root") for path in paths[unsafe]]
+    excluded += [
+        (path, f"duplicate study_id {study_id}, the first row is kept")
+        for path, study_id in zip(paths[repeated], frame["study_id"][repeated], strict=True)
+    ]
+    kept = frame[~(unsafe | repeated)].reset_index(drop=True)
+    if kept.empty:
+        raise DatasetError(f"{table} names no usable record: is it the right file?")
+    return kept, tuple(excluded)
+
+
+def study_table(frame: pd.DataFrame) -> pa.Table:
+    """Rows of `STUDY_SCHEMA`; columns that the frame lacks are null."""
+    arrays = []
+    for field in STUDY_SCHEMA:
+        if field.name not in frame:
+            arrays.append(pa.nulls(len(frame), field.type))
+        elif pa.types.is_string(field.type):
+            arrays.append(pa.array(frame[field.name], field.type, from_pandas=True))
+        else:
+            arrays.append(pa.array(frame[field.name], from_pandas=True).cast(field.type))
+    return pa.table(arrays, schema=STUDY_SCHEMA)
+
+
+def within(values: pd.Series, low: float, high: float) -> pd.Series:
+    """The values as float, null outside of low..high."""
+    numbers = values.astype(np.float64)
+    return numbers.where(numbers.between(low, high))
