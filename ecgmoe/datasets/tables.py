@@ -95,7 +95,7 @@ def read_csv(path: str, columns: Mapping[str, pa.DataType]) -> pd.DataFrame:
 
 
 def _opened(path: str) -> pa.NativeFile:
-    source = pa.PythonFile(fsspec.open(path, "rb").open()) if "://" in path else pa.OSFile(path)
+    source = pa.PythonFile(fsspec.open(path, "rb").open(), mode="r") if "://" in path else pa.OSFile(path)
     return pa.CompressedInputStream(source, "gzip") if path.endswith(".gz") else source
 
 

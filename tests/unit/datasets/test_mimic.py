@@ -1,0 +1,240 @@
+"""The reader of MIMIC-IV-ECG, on a small folder with the release's own columns and traps."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ecgmoe.datasets.index import build_index
+from ecgmoe.datasets.options import IndexOptions
+from ecgmoe.datasets.schema import STUDY_SCHEMA, DatasetError
+from ecgmoe.ecg.rhythm import TAXONOMIES
+
+SCHEMA_ROWS = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "mimic-iv-ecg-schema"
+
+REPORTS = [f"report_{line}" for line in range(18)]
+MEASUREMENTS = ["rr_interval", "p_onset", "p_end", "qrs_onset", "qrs_end", "t_end", "p_axis", "qrs_axis", "t_axis"]
+MACHINE_COLUMNS = ["subject_id", "study_id", "cart_id", "ecg_time", *REPORTS, "bandwidth", "filtering", *MEASUREMENTS]
+LAB_COLUMNS = ["labevent_id", "subject_id", "hadm_id", "specimen_id", "itemid", "order_provider_id", "charttime"]
+LAB_COLUMNS += [
+    "storetime",
+    "value",
+    "valuenum",
+    "valueuom",
+    "ref_range_lower",
+    "ref_range_upper",
+    "flag",
+    "priority",
+    "comments",
+]
+
+
+def csv_text(columns: list[str], rows: list[dict[str, Any]]) -> str:
+    lines = [",".join(columns), *(",".join(str(row.get(name, "")) for name in columns) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def path_of(study: int) -> str:
+    return f"files/p1000/p10000001/s{study}/{study}"
+
+
+def write_ecgs(root: Path, studies: list[dict[str, Any]]) -> None:
+    """Tables of ECGs; `reports` holds the first statements of each."""
+    records = [
+        {"subject_id": 10000001, "ecg_time": "2180-07-23 08:44:00", "path": path_of(s["study_id"]), **s}
+        for s in studies
+    ]
+    records = [{**row, "file_name": row["study_id"]} for row in records]
+    columns = ["subject_id", "study_id", "file_name", "ecg_time", "path"]
+    (root / "record_list.csv").write_text(csv_text(columns, records))
+    machine = [
+        {
+            "cart_id": 6848296,
+            "rr_interval": 800,
+            **row,
+            **dict(zip(REPORTS, row.get("reports", ["Sinus rhythm"]), strict=False)),
+        }
+        for row in records
+    ]
+    (root / "machine_measurements.csv").write_text(csv_text(MACHINE_COLUMNS, machine))
+
+
+def write_hosp(folder: Path, patients: list[dict[str, Any]], labs: list[dict[str, Any]] | None = None) -> None:
+    folder.mkdir(exist_ok=True)
+    columns = ["subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod"]
+    with gzip.open(folder / "patients.csv.gz", "wt") as file:
+        file.write(csv_text(columns, patients))
+    if labs is not None:
+        (folder / "labevents.csv").write_text(
+            csv_text(LAB_COLUMNS, [{"labevent_id": i, **lab} for i, lab in enumerate(labs)])
+        )
+
+
+def index_rows(root: Path, **options: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = build_index("mimic-iv-ecg", str(root), **options).table.to_pylist()
+    return rows
+
+
+def test_tables_alone(tmp_path: Path) -> None:
+    write_ecgs(
+        tmp_path,
+        [
+            {"study_id": 41, "reports": ["Sinus rhythm", "", "Prolonged PR interval"]},
+            {"study_id": 42, "subject_id": 10000002, "reports": ["*** consider acute ST elevation MI ***"]},
+            {"study_id": 43, "reports": [""]},
+        ],
+    )
+    index = build_index("mimic-iv-ecg", str(tmp_path))
+    assert index.table.schema.equals(STUDY_SCHEMA)
+    assert index.source == "mimic-iv-ecg"
+    assert index.excluded == ()
+    first, second, third = index.table.to_pylist()
+    assert first["patient_id"] == 10000001
+    assert first["path"] == path_of(41)
+    assert (first["rr_label_ms"], first["rr_source"]) == (800, "machine")
+    assert first["cart_id"] == 6848296
+    assert TAXONOMIES["report0_15"][first["report0_15"]] == "sinus rhythm"
+    assert TAXONOMIES["rhythm15"][first["rhythm15"]] == "1st degree AV block"
+    assert (second["report0_15"], second["rhythm15"]) == (10, None)
+    assert (third["report0_15"], third["rhythm15"]) == (None, None)
+    assert first["split"] == third["split"]
+    hospital = ("age_years", "sex_female", "potassium_mmol", "potassium_abnormal", "potassium_gap_minutes")
+    assert all(row[name] is None for row in (first, second, third) for name in hospital)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(200, 200), (3000, 3000), *((masked, None) for masked in (199, 0, 29999, 65535, ""))]
+)
+def test_rr_sentinels_are_masked(tmp_path: Path, value: object, expected: float | None) -> None:
+    write_ecgs(tmp_path, [{"study_id": 41, "rr_interval": value}, {"study_id": 42}])
+    row = index_rows(tmp_path)[0]
+    assert row["rr_label_ms"] == expected
+    assert row["rr_source"] == (None if expected is None else "machine")
+
+
+def test_a_study_without_measurements_has_no_labels(tmp_path: Path) -> None:
+    write_ecgs(tmp_path, [{"study_id": 41}, {"study_id": 42}])
+    table = tmp_path / "machine_measurements.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:2]) + "\n")
+    first, second = index_rows(tmp_path)
+    assert first["rr_label_ms"] == 800
+    assert {second[name] for name in ("rr_label_ms", "rr_source", "report0_15", "rhythm15", "cart_id")} == {None}
+
+
+def test_unsafe_paths_and_duplicates_are_excluded_with_a_reason(tmp_path: Path) -> None:
+    unsafe = ["../../etc/passwd", "/etc/passwd", "files/../../x", "s3://other/bucket", "c:\\x", ""]
+    studies: list[dict[str, Any]] = [{"study_id": 41}, {"study_id": 41, "path": "files/again"}]
+    studies += [{"study_id": 50 + i, "path": path} for i, path in enumerate(unsafe)]
+    write_ecgs(tmp_path, studies)
+    index = build_index("mimic-iv-ecg", str(tmp_path))
+    assert index.table["path"].to_pylist() == [path_of(41)]
+    reasons = dict(index.excluded)
+    assert reasons.pop("files/again") == "duplicate study_id 41, the first row is kept"
+    assert set(reasons) == set(unsafe)
+    assert set(reasons.values()) == {"the path is not a relative path under root"}
+
+
+def test_age_and_sex(tmp_path: Path) -> None:
+    patients = [(1, "F", 60, 2175), (2, "M", 91, 2180), (3, "", 89, 2179), (4, "M", 17, 2180), (5, "M", 89, 2180)]
+    write_hosp(
+        tmp_path / "hosp",
+        [{"subject_id": s, "gender": g, "anchor_age": a, "anchor_year": y} for s, g, a, y in patients],
+    )
+    write_ecgs(tmp_path, [{"study_id": 40 + subject, "subject_id": subject} for subject in range(1, 7)])
+    with pytest.warns(UserWarning, match=r"no labevents\.csv"):
+        rows = index_rows(tmp_path, hosp=str(tmp_path / "hosp"))
+    assert [row["age_years"] for row in rows] == [65, None, None, None, 89, None]
+    assert [row["sex_female"] for row in rows] == [1, 0, None, 0, 0, None]
+
+
+def lab(time: str, value: object, item: int = 50971, **more: Any) -> dict[str, Any]:
+    row = {"subject_id": 10000001, "itemid": item, "charttime": f"2180-07-23 {time}", "valuenum": value}
+    return {**row, "ref_range_lower": 3.3, "ref_range_upper": 5.1, **more}
+
+
+@pytest.mark.parametrize(
+    ("labs", "expected"),
+    [
+        ([lab("08:14:00", 4.0), lab("09:04:00", 5.2)], (5.2, 1, 20)),
+        ([lab("08:24:00", 4.0), lab("09:14:00", 5.2)], (4.0, 0, -20)),
+        ([lab("08:44:00", 6.0, 50822), lab("09:40:00", 4.0, 52610)], (4.0, 0, 56)),
+        ([lab("08:44:00", 6.0, 52452)], (6.0, 1, 0)),
+        ([lab("09:44:00", 4.0)], (4.0, 0, 60)),
+        ([lab("09:45:00", 4.0)], None),
+        ([lab("08:44:00", 4.0, 50983)], None),
+        ([lab("08:44:00", 4.0, subject_id=10000009)], None),
+        ([lab("08:44:00", 1.5), lab("08:44:00", 10.0), lab("08:44:00", "")], None),
+        ([lab("08:44:00", 7.0, comments="MODERATELY HEMOLYZED SPECIMEN")], None),
+        ([lab("08:44:00", 7.0, comments="Haemolysis falsely elevates this result.")], None),
+        ([lab("08:44:00", 7.0, comments="HEMOLYZED"), lab("09:00:00", 3.2)], (3.2, 1, 16)),
+        ([lab("08:44:00", 4.0, flag="abnormal")], (4.0, 0, 0)),
+        ([lab("08:44:00", 5.1)], (5.1, 0, 0)),
+        ([lab("08:44:00", 4.0, ref_range_lower="", ref_range_upper="", flag="abnormal")], (4.0, 1, 0)),
+        ([lab("08:44:00", 4.0, ref_range_lower="", ref_range_upper="")], (4.0, 0, 0)),
+        ([{**lab("08:44:00", 4.0), "charttime": ""}], None),
+        ([], None),
+    ],
+)
+def test_potassium(tmp_path: Path, labs: list[dict[str, Any]], expected: tuple[float, int, float] | None) -> None:
+    write_ecgs(tmp_path, [{"study_id": 41}])
+    write_hosp(
+        tmp_path / "hosp", [{"subject_id": 10000001, "gender": "F", "anchor_age": 60, "anchor_year": 2180}], labs
+    )
+    row = index_rows(tmp_path, hosp=str(tmp_path / "hosp"))[0]
+    found = (row["potassium_mmol"], row["potassium_abnormal"], row["potassium_gap_minutes"])
+    assert found == (pytest.approx(expected) if expected else (None, None, None))
+
+
+def test_the_potassium_window_is_an_option(tmp_path: Path) -> None:
+    write_ecgs(tmp_path, [{"study_id": 41}])
+    write_hosp(
+        tmp_path / "hosp",
+        [{"subject_id": 1, "gender": "F", "anchor_age": 60, "anchor_year": 2180}],
+        [lab("10:44:00", 4.0)],
+    )
+    options = IndexOptions(potassium_window_minutes=120)
+    assert index_rows(tmp_path, hosp=str(tmp_path / "hosp"), options=options)[0]["potassium_gap_minutes"] == 120
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ("50971,Sodium,Blood,Chemistry", "item 50971 is 'Sodium' in 'Blood'"),
+        ('50822,"Potassium, Urine",Urine,Chemistry', "item 50822 .* in 'Urine'"),
+        ("50000,Sodium,Blood,Chemistry", "none of the potassium items"),
+        ("50971,Potassium,Blood,Chemistry", None),
+    ],
+)
+def test_item_ids_are_compared_with_d_labitems(tmp_path: Path, items: str, message: str | None) -> None:
+    write_ecgs(tmp_path, [{"study_id": 41}])
+    write_hosp(tmp_path / "hosp", [{"subject_id": 1, "gender": "F", "anchor_age": 60, "anchor_year": 2180}], [])
+    (tmp_path / "hosp" / "d_labitems.csv").write_text(f"itemid,label,fluid,category\n{items}\n")
+    if message is None:
+        index_rows(tmp_path, hosp=str(tmp_path / "hosp"))
+    else:
+        with pytest.raises(DatasetError, match=message):
+            index_rows(tmp_path, hosp=str(tmp_path / "hosp"))
+
+
+def test_simulated_data_have_their_hospital_tables_inside(tmp_path: Path) -> None:
+    write_ecgs(tmp_path, [{"study_id": 41}])
+    assert build_index("simulated", str(tmp_path)).table["age_years"].to_pylist() == [None]
+    write_hosp(tmp_path / "hosp", [{"subject_id": 10000001, "gender": "F", "anchor_age": 60, "anchor_year": 2180}], [])
+    index = build_index("simulated", str(tmp_path))
+    assert index.source == "simulated"
+    assert index.table["age_years"].to_pylist() == [60]
+    assert index.table["rr_source"].to_pylist() == ["simulator"]
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not SCHEMA_ROWS.is_dir(), reason="mimic-iv-ecg-schema is not in ../shared/data")
+def test_a_real_row_of_each_table() -> None:
+    row = index_rows(SCHEMA_ROWS)[0]
+    assert row["study_id"] == 40689238
+    assert row["patient_id"] == 10000032
+    assert row["path"] == "files/p1000/p10000032/s40689238/40689238"
+    assert (row["rr_label_ms"], row["cart_id"]) == (659, 6848296)
+    assert (row["report0_15"], row["rhythm15"]) == (0, 14)

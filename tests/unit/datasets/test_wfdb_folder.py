@@ -1,0 +1,98 @@
+"""Any folder of WFDB records."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from ecgmoe.datasets.index import build_index
+from ecgmoe.datasets.options import IndexOptions
+from ecgmoe.datasets.schema import STUDY_SCHEMA, DatasetError
+
+
+def write_headers(root: Path) -> str:
+    for name in ("b/2.hea", "a.hea", "b/c/3.hea", "b/3.dat"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return str(root)
+
+
+def options(folder: Path, text: str) -> IndexOptions:
+    (folder / "labels.csv").write_text(text)
+    return IndexOptions(csv=str(folder / "labels.csv"))
+
+
+def test_every_header_below_root_is_a_study_of_its_own_patient(tmp_path: Path) -> None:
+    index = build_index("wfdb", write_headers(tmp_path))
+    columns = index.table.to_pydict()
+    assert columns["path"] == ["a", "b/2", "b/c/3"]
+    assert columns["study_id"][1] == int(hashlib.sha256(b"b/2").hexdigest()[:16], 16) >> 1
+    assert columns["patient_id"] == columns["study_id"]
+    assert index.table.schema.equals(STUDY_SCHEMA)
+    labels = ("rr_label_ms", "rr_source", "age_years", "sex_female", "rhythm15", "report0_15", "potassium_mmol")
+    assert all(columns[name] == [None] * 3 for name in labels)
+
+
+def test_a_folder_of_an_object_store() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/bucket/x/1.hea", b"")
+    assert build_index("wfdb", "memory://bucket").table["path"].to_pylist() == ["x/1"]
+
+
+def test_labels_from_a_csv_file(tmp_path: Path) -> None:
+    text = (
+        "path,patient_id,rr_label_ms,age_years,sex_female,potassium_mmol,potassium_abnormal,rhythm15,report0_15\n"
+        "a,7,812.5,64,1,4.4,0,14,0\nb/2.hea,7,9999,101,,,,,\nb/c/3,,,,,,,,\n"
+    )
+    index = build_index("wfdb", write_headers(tmp_path), options=options(tmp_path, text))
+    first, second, third = index.table.to_pylist()
+    assert first["patient_id"] == second["patient_id"] == 7
+    assert third["patient_id"] == third["study_id"]
+    assert first["split"] == second["split"]
+    assert (first["rr_label_ms"], first["rr_source"], first["age_years"], first["sex_female"]) == (812.5, "user", 64, 1)
+    assert (first["potassium_mmol"], first["potassium_abnormal"]) == (pytest.approx(4.4), 0)
+    assert (first["rhythm15"], first["report0_15"]) == (14, 0)
+    assert second["path"] == "b/2"
+    assert (second["rr_label_ms"], second["rr_source"], second["age_years"], second["sex_female"]) == (None,) * 4
+
+
+def test_patients_may_have_names_and_splits_may_be_given(tmp_path: Path) -> None:
+    text = "path,patient_id,split\na,anna,test\nb/2,anna,test\nb/c/3,ben,\n"
+    first, second, third = build_index("wfdb", str(tmp_path), options=options(tmp_path, text)).table.to_pylist()
+    assert first["patient_id"] == second["patient_id"] != third["patient_id"]
+    assert first["split"] == second["split"] == "test"
+    assert third["split"] in ("train", "validation", "test")
+
+
+def test_the_same_path_twice_and_paths_outside_of_root_are_excluded(tmp_path: Path) -> None:
+    index = build_index("wfdb", str(tmp_path), options=options(tmp_path, "path,age_years\na,50\na,60\n../b,40\n"))
+    assert index.table["age_years"].to_pylist() == [50]
+    assert [path for path, _ in index.excluded] == ["../b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file\na\n", "unknown column 'file': allowed are path"),
+        ("path,age\na,50\n", "unknown column 'age'"),
+        ("age_years\n50\n", "no column 'path'"),
+        ("path,sex_female\na,female\n", "cannot be read.*female"),
+        ("path,sex_female\na,\nb,2\n", "sex_female is .*2.* in row 3, allowed are 0, 1 or nothing"),
+        ("path,rhythm15\na,15\n", "rhythm15"),
+        ("path,split\na,training\n", "split is 'training' in row 2, allowed are train, validation, test"),
+        ("path,patient_id,split\na,1,train\nb,1,test\n", "more than one split"),
+        ("path,age_years\n", "names no usable record"),
+        ("", "is empty"),
+    ],
+)
+def test_a_csv_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        build_index("wfdb", str(tmp_path), options=options(tmp_path, text))
+
+
+def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="holds no WFDB header"):
+        build_index("wfdb", str(tmp_path))
