@@ -65,7 +65,9 @@ def tiny() -> RunConfig:
             BackboneConfig(name="timesnet", size="tiny", mode="full"),
             BackboneConfig(name="dlinear", size="tiny", mode="full"),
             BackboneConfig(name="moment", size="tiny", mode="cached", allow_random=True),
-        )
+        ),
+        model=ModelConfig(dropout=0.3),
+        training=TrainingConfig(epochs=10, weight_decay=0.1),
     )
 
 

@@ -23,6 +23,9 @@ from ecgmoe.pipeline.store import Store, digest_of
 from ecgmoe.training import tracking
 from ecgmoe.training.run import train
 
+DEMONSTRATION = SimulationConfig(patients=2000, studies=4800)
+"""The embedded default: small enough for two cores and minutes, large enough that all five tasks are learnt."""
+
 
 def default_data(simulation: SimulationConfig) -> str:
     """Simulate and prepare the embedded default under `home()`, unless it is there; returns the prepared folder."""
@@ -55,7 +58,7 @@ def run(config: RunConfig, *, name: str, storage: str, data: str | None = None) 
     Returns:
         The content of metrics.json.
     """
-    prepared = PreparedData(data or default_data(SimulationConfig()))
+    prepared = PreparedData(data or default_data(DEMONSTRATION))
     folder = prepared.store.root
     print(f"data {folder}\nrun  {Store(storage).path(name)}", flush=True)
     features = embed(folder, config.cached)
@@ -86,7 +89,9 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
     if not store.exists("config.json"):
         raise ValueError(f"there is no run {store.root}: name one with --run and --storage")
     if not store.exists("model/model.safetensors"):
-        raise ValueError(f"the run {store.root} is not finished: call jobs/train.py with its name, it goes on where it stopped")
+        raise ValueError(
+            f"the run {store.root} is not finished: call jobs/train.py with its name, it goes on where it stopped"
+        )
     stored = store.read_json("config.json")
     config = from_dict(RunConfig, stored["config"])
     trained_on = PreparedData(stored["data"]["folder"])

@@ -42,11 +42,11 @@ class Backbone(nn.Module, ABC):
         width: W, channels per token.
     """
 
-    Architecture: ClassVar[type[Architecture]]
+    architecture_type: ClassVar[type[Architecture]]
     sizes: ClassVar[dict[str, Any]]
     """Named architectures: tiny, base, large."""
 
-    def __init__(self, architecture: Architecture, *, width: int) -> None:
+    def __init__(self, architecture: Any, *, width: int) -> None:
         super().__init__()
         self.architecture = architecture
         self.samples, self.tokens, self.width = architecture.samples, architecture.tokens, width

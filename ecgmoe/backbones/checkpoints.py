@@ -27,7 +27,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}: give the path of the file")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} cannot be read as weights alone ({str(error)[:200]})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -66,5 +70,7 @@ def size_of(state: Mapping[str, Tensor], key: str, axis: int, source: str) -> in
         CheckpointError: the key is not there.
     """
     if key not in state:
-        raise CheckpointError(f"{source} has no {key}: it is not a checkpoint of this backbone (first key: {next(iter(state), 'none')})")
+        raise CheckpointError(
+            f"{source} has no {key}: it is not a checkpoint of this backbone (first key: {next(iter(state), 'none')})"
+        )
     return state[key].shape[axis]

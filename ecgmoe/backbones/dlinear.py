@@ -36,7 +36,7 @@ class Architecture(base.Architecture):
 class DLinear(base.Backbone):
     """Decomposition and two linear layers shared by all leads; the feature is (B, 12, H)."""
 
-    Architecture = Architecture
+    architecture_type = Architecture
     sizes = {"tiny": Architecture(horizon=32), "base": Architecture(), "large": Architecture()}
 
     def __init__(self, architecture: Architecture) -> None:

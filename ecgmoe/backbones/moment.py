@@ -6,12 +6,13 @@ Built from sizes alone, without asking a hub: the T5 configuration is given as v
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ecgmoe.backbones import base
 from ecgmoe.backbones.checkpoints import CheckpointError, load_strictly, read_state
@@ -45,7 +46,7 @@ class Architecture(base.Architecture):
     vocabulary: int = 32128
 
 
-def pipeline(architecture: Architecture) -> nn.Module:
+def pipeline(architecture: Architecture) -> Any:
     """momentfm's model for embedding, all parameters trainable, without dropout and gradient checkpointing.
 
     Raises:
@@ -87,16 +88,23 @@ def pipeline(architecture: Architecture) -> nn.Module:
         "freeze_embedder": False,
         "freeze_encoder": False,
     }
-    with warnings.catch_warnings():
-        # It warns that heads other than the reconstruction's are not pretrained; none is used.
-        warnings.simplefilter("ignore")
-        return MOMENTPipeline(config, model_kwargs={"task_name": "embedding"})
+    root = logging.getLogger()
+    level = root.level
+    try:
+        with warnings.catch_warnings():
+            # It warns that heads other than the reconstruction's are not pretrained, and none is used; and it logs
+            # "pre-trained transformer" for random weights.
+            warnings.simplefilter("ignore")
+            root.setLevel(logging.WARNING)
+            return MOMENTPipeline(config, model_kwargs={"task_name": "embedding"})
+    finally:
+        root.setLevel(level)
 
 
 class Moment(base.Backbone):
     """The encoder of MOMENT; the feature is (B, 12, 64, W)."""
 
-    Architecture = Architecture
+    architecture_type = Architecture
     sizes = {
         "tiny": Architecture(width=64, feed_forward=128, layers=2, heads=4, head_width=16, vocabulary=8),
         "base": Architecture(width=512, feed_forward=1024, layers=8, heads=6),
@@ -105,7 +113,7 @@ class Moment(base.Backbone):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__(architecture, width=architecture.width)
-        self.net = pipeline(architecture)
+        self.net: Any = pipeline(architecture)
         # Never read, because patches come as embeddings; it would train on nothing.
         self.net.encoder.embed_tokens.requires_grad_(False)
 
@@ -122,7 +130,9 @@ class Moment(base.Backbone):
 
             folder = Path(snapshot_download(source, allow_patterns=["config.json", "model.safetensors"]))
         if not (folder / "config.json").is_file():
-            raise CheckpointError(f"{source} has no config.json: a MOMENT checkpoint is a folder with config.json and model.safetensors")
+            raise CheckpointError(
+                f"{source} has no config.json: a MOMENT checkpoint is a folder with config.json and model.safetensors"
+            )
         t5 = json.loads((folder / "config.json").read_text())["t5_config"]
         architecture = Architecture(
             tokens=tokens or cls.sizes["base"].tokens,
@@ -135,7 +145,9 @@ class Moment(base.Backbone):
         )
         backbone = cls(architecture)
         # The reconstruction head is no part of the encoder.
-        state = {key: value for key, value in read_state(folder / "model.safetensors").items() if not key.startswith("head.")}
+        state = {
+            key: value for key, value in read_state(folder / "model.safetensors").items() if not key.startswith("head.")
+        }
         load_strictly(backbone.net, state, source)
         return backbone
 

@@ -27,7 +27,7 @@ def register(name: str, path: str) -> None:
     BACKBONES[name] = path
 
 
-def backbone_class(name: str) -> type[Backbone]:
+def backbone_class(name: str) -> Any:
     """The class of a backbone.
 
     Raises:
@@ -61,7 +61,7 @@ def rebuild(name: str, description: Mapping[str, Any]) -> Backbone:
     """A backbone of the architecture that `Backbone.describe` told; its weights are to be loaded."""
     kind = backbone_class(name)
     with torch.random.fork_rng():
-        return kind(from_dict(kind.Architecture, description))
+        return kind(from_dict(kind.architecture_type, description))
 
 
 def weights_digest(backbone: Backbone) -> str:

@@ -106,7 +106,7 @@ class TimesNet(base.Backbone):
             it: a record's feature then depends on its neighbours.
     """
 
-    Architecture = Architecture
+    architecture_type = Architecture
     sizes = {
         "tiny": Architecture(samples=250, tokens=25, width=8, hidden=8, layers=1, periods=2, kernels=3),
         "base": Architecture(),
@@ -140,7 +140,12 @@ class TimesNet(base.Backbone):
             )
         )
         # The forecasting head and the calendar embedding are not part of the encoder.
-        dropped = ("predict_linear.", "projection.", "enc_embedding.position_embedding.", "enc_embedding.temporal_embedding.")
+        dropped = (
+            "predict_linear.",
+            "projection.",
+            "enc_embedding.position_embedding.",
+            "enc_embedding.temporal_embedding.",
+        )
         kept = {key: value for key, value in state.items() if not key.startswith(dropped)}
         kept["tokens_conv.weight"] = kept.pop(token)
         load_strictly(backbone, kept, source)

@@ -15,7 +15,7 @@ from ecgmoe.datasets.wfdb_folder import read_wfdb_folder
 _USED_OPTIONS = {
     "simulated": {"split_seed", "split_shares", "potassium_window_minutes"},
     "mimic-iv-ecg": {"split_seed", "split_shares", "potassium_window_minutes"},
-    "ptbxl": {"sampling_rate"},
+    "ptbxl": {"sampling_rate", "test_fold"},
     "wfdb": {"split_seed", "split_shares", "csv"},
 }
 

@@ -17,15 +17,15 @@ from ecgmoe.datasets.schema import DatasetError, StudyIndex
 from ecgmoe.datasets.tables import need_table, read_csv, study_table, unique_studies, within
 from ecgmoe.ecg.rhythm import rhythm_from_scp
 
-_FOLDS = {**dict.fromkeys(range(1, 9), "train"), 9: "validation", 10: "test"}
+_FOLDS = 10
 
 
 def read_ptbxl(root: str, options: IndexOptions) -> StudyIndex:
-    """Index PTB-XL with the splits that its authors recommend: folds 1 to 8, 9 and 10.
+    """Index PTB-XL with splits by its stratified folds; the authors recommend 1 to 8, 9 and 10.
 
     Args:
         root: folder or URL with ptbxl_database.csv and records500/ or records100/.
-        options: which sampling rate to read.
+        options: which sampling rate to read, and which fold to report on.
 
     Raises:
         DatasetError: the table is missing, torn, lacks a column, or holds a fold or SCP codes that cannot be read.
@@ -48,12 +48,17 @@ def read_ptbxl(root: str, options: IndexOptions) -> StudyIndex:
     studies["sex_female"] = studies["sex"].where(studies["sex"].isin((0, 1)))
     labels = [_rhythm(codes, table) for codes in studies["scp_codes"].fillna("{}")]
     studies["rhythm15"] = np.array(labels, dtype=np.float64)
-    studies["split"] = studies["strat_fold"].map(_FOLDS)
-    if studies["split"].isna().any():
-        other = studies[studies["split"].isna()].iloc[0]
+    known = studies["strat_fold"].between(1, _FOLDS)
+    if not known.all():
+        other = studies[~known].iloc[0]
         raise DatasetError(
-            f"{table}: ecg_id {other['study_id']} has strat_fold {other['strat_fold']}, expected 1 to 10"
+            f"{table}: ecg_id {other['study_id']} has strat_fold {other['strat_fold']}, expected 1 to {_FOLDS}"
         )
+    closed = studies["strat_fold"] > options.test_fold
+    excluded += tuple((path, f"in a fold above test_fold {options.test_fold}") for path in studies["path"][closed])
+    studies = studies[~closed].reset_index(drop=True)
+    before_test = options.test_fold - studies["strat_fold"]
+    studies["split"] = before_test.map({0: "test", 1: "validation"}).fillna("train")
     studies["rr_source"] = "detected"
     return StudyIndex(table=study_table(studies), excluded=excluded, source="ptbxl")
 

@@ -1,4 +1,4 @@
-"""Names of the columns of a predictions file."""
+"""Names of the columns of a predictions file, and how a probability is read."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ ARRHYTHMIA_PROBABILITIES = "arrhythmia_probabilities"
 
 DETECTED_RR = "rr_detected_ms"
 """Median of the detected RR intervals: the baseline of the task rr."""
+
+DECISION_THRESHOLD = 0.5
+"""A binary task's class 1 is predicted from this probability on."""
 
 
 def label_column(task: str) -> str:

@@ -21,9 +21,9 @@ class Constants:
 
     Attributes:
         median: regression: it minimises the MAE.
-        prior: probability of the class 1 (binary), or of every class (multiclass), smoothed; it minimises the log-loss.
-            Its likeliest class maximises accuracy, and macro-F1 too: one class for every record has an F1 for that class
-            alone, 2 p / (1 + p), which grows with its share p.
+        prior: binary and multiclass: probability of every class, smoothed; it minimises the log-loss. Its likeliest
+            class maximises accuracy, and macro-F1 too: one class for every record has an F1 for that class alone,
+            2 p / (1 + p), which grows with its share p.
     """
 
     median: dict[str, float]

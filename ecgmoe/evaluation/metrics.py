@@ -1,7 +1,8 @@
 """Metrics of the five tasks from a predictions file, with the constant predictor beside them.
 
-Macro-F1 is the mean over the classes that occur among the labels of the split; the constant is measured alike.
-The score, 0 for the constant and 1 for perfection, chooses the best checkpoint.
+Macro-F1 is the mean over the classes that occur among the labels of the split: a class that nobody has could only be
+scored 0, which says more about the split than about the model. The constant is measured alike. The score, 0 for the
+constant and 1 for perfection, chooses the best checkpoint.
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ import pyarrow.compute as pc
 from sklearn import metrics as sk
 
 from ecgmoe.evaluation.bootstrap import patient_intervals
-from ecgmoe.evaluation.columns import ARRHYTHMIA_PROBABILITIES, DETECTED_RR, PREDICTION, label_column
+from ecgmoe.evaluation.columns import (
+    ARRHYTHMIA_PROBABILITIES,
+    DECISION_THRESHOLD,
+    DETECTED_RR,
+    PREDICTION,
+    label_column,
+)
 from ecgmoe.evaluation.constant import Constants, prior_of
-from ecgmoe.tasks import Task
+from ecgmoe.tasks import Kind, Task
 
 DERIVED_TARGET = "target derived from the input"
 Values = npt.NDArray[Any]
@@ -41,6 +48,9 @@ def evaluate(
     Returns:
         {"tasks": {task: {"n", metrics..., "constant": {metrics...}}}}; a metric that is not defined (AUROC of one class
         only) is None, and a task without labels is absent.
+
+    Raises:
+        ValueError: a prediction is missing or not finite.
     """
     result: dict[str, Any] = {}
     for task in tasks:
@@ -52,7 +62,7 @@ def evaluate(
         measure = MEASURES[task.kind]
         entry: dict[str, Any] = {"n": len(known), **measure(truth, predicted)}
         if intervals:
-            entry |= patient_intervals(measure, truth, predicted, known["patient_id"].to_numpy(), seed=seed)
+            entry |= patient_intervals(task.kind, truth, predicted, known["patient_id"].to_numpy(), seed=seed)
         entry["constant"] = measure(truth, constant)
         if task.kind == "binary":
             # The best constant for the F1 of class 1 says 1 every time, even where 0 is the commoner class.
@@ -70,35 +80,50 @@ def _arrays(task: Task, known: pa.Table, constants: Constants) -> tuple[Values, 
         position = {name: index for index, name in enumerate(task.classes)}
         truth = np.array([position[name] for name in labels.to_pylist()])
         probabilities = np.stack(known[ARRHYTHMIA_PROBABILITIES].to_numpy()).astype(np.float64)
+        _require_finite(task, probabilities)
+        # A softmax in fp32 sums to 1 only up to rounding.
+        probabilities /= probabilities.sum(1, keepdims=True)
         return truth, probabilities, prior_of(constants, task, len(known))
     truth = labels.to_numpy().astype(np.float64)
     predicted = known[PREDICTION[task.name]].to_numpy().astype(np.float64)
+    _require_finite(task, predicted)
     constant = constants.median[task.name] if task.kind == "regression" else constants.prior[task.name][1]
     return truth, predicted, np.full(len(known), constant)
 
 
+def _require_finite(task: Task, predicted: Values) -> None:
+    """A metric over the rest would hide the fault, and a NaN score would choose a diverged checkpoint."""
+    wrong = int((~np.isfinite(predicted)).reshape(len(predicted), -1).any(1).sum())
+    if wrong:
+        raise ValueError(
+            f"{wrong} of {len(predicted)} predictions of the task {task.name} are missing or not finite: where "
+            "training diverged, lower the learning rate; where the file was edited, make the predictions again"
+        )
+
+
 def _rr_context(known: pa.Table, truth: Values) -> dict[str, Any]:
-    """The detector's median as a baseline, and the note where the label is that median."""
+    """The detector's median as a baseline, and the note where labels are that median."""
     context: dict[str, Any] = {}
     if DETECTED_RR in known.column_names:
-        detected = known[DETECTED_RR].to_numpy(zero_copy_only=False).astype(np.float64)
+        detected = known[DETECTED_RR].to_numpy().astype(np.float64)
         there = np.isfinite(detected)
         if there.any():
-            context["median_detected_rr"] = {"mae": float(np.abs(detected - truth)[there].mean()), "n": int(there.sum())}
-    if "detected" in known["rr_source"].to_pylist():
+            mae = float(np.abs(detected - truth)[there].mean())
+            context["median_detected_rr"] = {"mae": mae, "n": int(there.sum())}
+    if pc.any(pc.equal(known["rr_source"], "detected")).as_py():
         context["note"] = DERIVED_TARGET
     return context
 
 
 def regression(truth: Values, predicted: Values) -> Metrics:
     """MAE in the unit of the label."""
-    return {"mae": float(np.abs(truth - predicted).mean())}
+    return {"mae": float(sk.mean_absolute_error(truth, predicted))}
 
 
 def binary(truth: Values, probability: Values) -> Metrics:
-    """AUROC, AUPRC, macro-F1 and F1 of the class 1 at a threshold of 0.5."""
+    """AUROC, AUPRC, macro-F1 and F1 of class 1; no AUROC and AUPRC where there is one class only."""
     both = 0 < truth.sum() < len(truth)
-    decided = (probability >= 0.5).astype(int)
+    decided = (probability >= DECISION_THRESHOLD).astype(int)
     return {
         "auroc": float(sk.roc_auc_score(truth, probability)) if both else None,
         "auprc": float(sk.average_precision_score(truth, probability)) if both else None,
@@ -110,15 +135,14 @@ def binary(truth: Values, probability: Values) -> Metrics:
 def multiclass(truth: Values, probabilities: Values) -> Metrics:
     """Accuracy, macro-F1 over the classes among the labels, and log-loss."""
     decided = probabilities.argmax(1)
-    clipped = np.clip(probabilities[np.arange(len(truth)), truth], 1e-12, 1)
     return {
-        "accuracy": float((decided == truth).mean()),
+        "accuracy": float(sk.accuracy_score(truth, decided)),
         "f1_macro": float(sk.f1_score(truth, decided, average="macro", labels=np.unique(truth), zero_division=0)),
-        "log_loss": float(-np.log(clipped).mean()),
+        "log_loss": float(sk.log_loss(truth, probabilities, labels=np.arange(probabilities.shape[1]))),
     }
 
 
-MEASURES: dict[str, Callable[[Values, Values], Metrics]] = {
+MEASURES: dict[Kind, Callable[[Values, Values], Metrics]] = {
     "regression": regression,
     "binary": binary,
     "multiclass": multiclass,
@@ -128,8 +152,8 @@ MEASURES: dict[str, Callable[[Values, Values], Metrics]] = {
 def score(metrics: Mapping[str, Any]) -> float:
     """Mean skill over the tasks, for choosing a checkpoint on validation.
 
-    Regression: 1 - MAE / constant's MAE. Binary: 2 AUROC - 1. Multiclass: 1 - log-loss / prior's log-loss. So a constant
-    has 0. Tasks without labels, and undefined metrics, are left out.
+    Regression: 1 - MAE / constant's MAE. Binary: 2 AUROC - 1. Multiclass: 1 - log-loss / prior's log-loss. So a
+    constant has 0. Tasks without labels, and undefined metrics, are left out.
 
     Raises:
         ValueError: no task has labels.

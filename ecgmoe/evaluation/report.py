@@ -2,54 +2,57 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ecgmoe.tasks import TASK_NAMES
+from ecgmoe.tasks import TASK_NAMES, task_table
 
 HIGHER = {"auroc", "auprc", "f1_macro", "f1_binary", "accuracy"}
 SHOWN = ("mae", "auroc", "auprc", "f1_macro", "f1_binary", "accuracy", "log_loss")
-UNITS = {"rr": "ms", "age": "years"}
+UNITS = {task.name: task.unit for task in task_table()}
 HEADER = ("task", "n", "metric", "better", "model", "95 % interval", "constant", "remark")
+CSV_HEADER = ("task", "metric", "unit", "better", "predictor", "n", "value", "ci_low", "ci_high")
+RESEARCH_ONLY = "Research use only: never a diagnosis."
+
+
+def measured(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Every (task, metric, the task's values), in the order of the table."""
+    for task in TASK_NAMES:
+        values = metrics["tasks"].get(task, {})
+        yield from ((task, metric, values) for metric in SHOWN if metric in values)
 
 
 def rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """One row per task and metric, in the order of `HEADER`."""
-    table = []
-    for task in TASK_NAMES:
-        values = metrics["tasks"].get(task)
-        if values is None:
-            continue
-        for metric in SHOWN:
-            if metric in values:
-                table.append(_row(task, metric, values))
-        if "median_detected_rr" in values:
-            detected = values["median_detected_rr"]
-            remark = "baseline: median of the detected RR"
-            table.append((task, str(detected["n"]), "mae (ms)", "lower", _number(detected["mae"]), "", "", remark))
+    """One row per task and metric, in the order of `HEADER`, rounded for reading."""
+    table: list[tuple[str, ...]] = []
+    for task, metric, values in measured(metrics):
+        interval = values.get(f"{metric}_ci")
+        start = (task, str(values["n"]), _with_unit(metric, task), _better(metric))
+        shown = f"{_number(interval[0])} .. {_number(interval[1])}" if interval else ""
+        constant = _number(values["constant"].get(metric))
+        table.append((*start, _number(values[metric]), shown, constant, values.get("note", "")))
+        baseline = values.get("median_detected_rr", {})
+        if metric in baseline:
+            remark = f"median of the detected RR: {_number(baseline[metric])}"
+            table.append((task, str(baseline["n"]), *start[2:], "", "", "", remark))
     return table
 
 
-def _row(task: str, metric: str, values: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = values.get(f"{metric}_ci")
-    name = f"{metric} ({UNITS[task]})" if metric == "mae" and task in UNITS else metric
-    return (
-        task,
-        str(values["n"]),
-        name,
-        "higher" if metric in HIGHER else "lower",
-        _number(values[metric]),
-        f"{_number(interval[0])} .. {_number(interval[1])}" if interval else "",
-        _number(values["constant"].get(metric)),
-        values.get("note", ""),
-    )
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+def csv_rows(metrics: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """One row per task, metric and predictor, in the order of `CSV_HEADER`, in full precision."""
+    table: list[tuple[Any, ...]] = []
+    for task, metric, values in measured(metrics):
+        start = (task, metric, UNITS[task] if metric == "mae" else "", _better(metric))
+        low, high = values.get(f"{metric}_ci") or (None, None)
+        table.append((*start, "model", values["n"], values[metric], low, high))
+        for predictor in ("constant", "median_detected_rr"):
+            other = values.get(predictor, {})
+            if metric in other:
+                table.append((*start, predictor, other.get("n", values["n"]), other[metric], None, None))
+    return table
 
 
 def text_table(metrics: Mapping[str, Any], title: str, notes: Sequence[str] = ()) -> str:
@@ -67,19 +70,40 @@ def markdown_table(metrics: Mapping[str, Any], title: str, notes: Sequence[str] 
     return "\n".join([*lines, *(_cells(row) for row in rows(metrics)), "", RESEARCH_ONLY, ""])
 
 
-RESEARCH_ONLY = "Research use only: never a diagnosis."
+def csv_table(metrics: Mapping[str, Any]) -> str:
+    """`csv_rows` as text; a metric that is not defined is an empty cell."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([CSV_HEADER, *csv_rows(metrics)])
+    return buffer.getvalue()
+
+
+def report_files(metrics: Mapping[str, Any], title: str, notes: Sequence[str]) -> dict[str, str]:
+    """Content of report.txt, report.md, metrics.csv and, last, metrics.json by file name.
+
+    Raises:
+        ValueError: a metric is NaN or infinite, which JSON cannot hold.
+    """
+    return {
+        "report.txt": text_table(metrics, title, notes) + "\n",
+        "metrics.csv": csv_table(metrics),
+        "report.md": markdown_table(metrics, title, notes),
+        "metrics.json": json.dumps(metrics, indent=2, allow_nan=False) + "\n",
+    }
+
+
+def _better(metric: str) -> str:
+    return "higher" if metric in HIGHER else "lower"
+
+
+def _with_unit(metric: str, task: str) -> str:
+    return f"{metric} ({UNITS[task]})" if metric == "mae" else metric
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 def _cells(row: Sequence[str]) -> str:
     return f"| {' | '.join(row)} |"
-
-
-def report_files(metrics: Mapping[str, Any], title: str, notes: Sequence[str]) -> dict[str, str]:
-    """Content of report.txt, report.md, metrics.csv and, last, metrics.json by file name."""
-    csv = "\n".join(",".join(f'"{cell}"' for cell in row) for row in [HEADER, *rows(metrics)])
-    return {
-        "report.txt": text_table(metrics, title, notes) + "\n",
-        "metrics.csv": csv + "\n",
-        "report.md": markdown_table(metrics, title, notes),
-        "metrics.json": json.dumps(metrics, indent=2, allow_nan=False) + "\n",
-    }

@@ -32,7 +32,9 @@ class PredictFiles:
         self.root, self.policy, self.predictor = root.rstrip("/"), policy, Predictor(model)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        signals, peaks, reasons = [], [], []
+        signals: list[torch.Tensor] = []
+        peaks: list[torch.Tensor] = []
+        reasons: list[str | None] = []
         for path in block["path"].to_pylist():
             try:
                 signal = read_wfdb(f"{self.root}/{path}")
@@ -83,10 +85,11 @@ def predict_files(model: str, source: str, policy: QualityPolicy | None = None) 
     Raises:
         DatasetError: there is no record.
     """
+    none: tuple[tuple[str, str], ...] = ()
     path = Path(source)
     header = path.with_suffix(".hea") if path.suffix in (".hea", ".dat", ".mat") else Path(f"{source}.hea")
     if "://" not in source and not path.is_dir() and header.is_file():
-        root, paths, excluded = str(header.parent), [header.stem], ()
+        root, paths, excluded = str(header.parent), [header.stem], none
     else:
         index = build_index("wfdb", source)
         root, paths, excluded = source, index.table["path"].to_pylist(), index.excluded

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,16 +41,14 @@ class ECGBatch:
         """Records start..stop as a view."""
         return self._each(lambda tensor: tensor[start:stop])
 
-    def _each(self, change) -> ECGBatch:  # type: ignore[no-untyped-def]
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return ECGBatch(
-            **{
-                name: {key: change(tensor) for key, tensor in value.items()}
-                if isinstance(value, dict)
-                else change(value)
-                for name, value in values.items()
-            }
-        )
+    def _each(self, change: Callable[[Tensor], Tensor]) -> ECGBatch:
+        changed: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            changed[item.name] = (
+                {key: change(tensor) for key, tensor in value.items()} if isinstance(value, dict) else change(value)
+            )
+        return ECGBatch(**changed)
 
 
 def pad_r_peaks(peaks: list[Tensor]) -> Tensor:

@@ -95,7 +95,7 @@ class PeriodicExperts(nn.Module):
         morphology = [expert(beats) for expert in self.morphology]
         shared = torch.stack(morphology).mean(0)
         tokens = torch.stack([*morphology, *(expert(shared, beats) for expert in self.rhythm)], 1)
-        batch, experts, _, width = tokens.shape
+        batch, width = len(tokens), tokens.shape[-1]
         none = self.no_beat[None, :, None].expand(batch, -1, -1, -1).to(tokens.dtype)
         key, value = self.key_value(torch.cat([tokens, none], 2)).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         query = self.query.unflatten(-1, (self.heads, -1))

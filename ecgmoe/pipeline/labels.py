@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ecgmoe.datasets.mimic import RR_RANGE_MS
 from ecgmoe.pipeline.schema import LABEL_SCHEMA
 
-RR_RANGE_MS = (200.0, 3000.0)
 RR_TOLERANCE = 0.1
 """Detected and labelled RR further apart than this share are flagged."""
 

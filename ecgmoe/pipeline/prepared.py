@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from ecgmoe.pipeline.config import ROW_GROUP_ROWS
 from ecgmoe.pipeline.schema import LABEL_SCHEMA, SCHEMA_VERSION, shard_name, signals_of
@@ -112,3 +112,8 @@ def row_groups(labels: pa.Table) -> npt.NDArray[np.int64]:
 def split_group(group: int) -> tuple[int, int]:
     """(shard, group) of a number made by `row_groups`."""
     return group >> 32, group & 0xFFFFFFFF
+
+
+def split_rows(labels: pa.Table, split: str) -> npt.NDArray[np.int64]:
+    """Rows of the labels table that belong to a split, in the order of the shards."""
+    return np.flatnonzero(pc.equal(labels["split"], split).to_numpy(zero_copy_only=False)).astype(np.int64)

@@ -10,9 +10,8 @@ from torch import Tensor
 from ecgmoe.config import RunConfig
 from ecgmoe.model.frontend import characteristics, rr_summary
 from ecgmoe.model.statistics import TrainingStatistics, class_weights, target_scaling
-from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.prepared import PreparedData, split_rows
 from ecgmoe.training.loader import BatchReader
-from ecgmoe.training.validation import split_rows
 
 SAMPLE_RECORDS = 2048
 """Records from which the input statistics are taken: the standard error of a mean is then 2 % of the spread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,3 +26,17 @@ class WorkerJob:
     statistics: dict[str, Any]
     tracking_uri: str
     mlflow_run_id: str
+
+
+def train_worker(values: dict[str, Any]) -> None:
+    """What Ray Train calls on every worker.
+
+    DeepSpeed is imported here and not in the driver, which may be a machine without its accelerator.
+    """
+    from ecgmoe.training.worker import Worker
+
+    started = time.perf_counter()
+    worker = Worker(WorkerJob(**values))
+    if worker.rank == 0:
+        print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
+    worker.run()

@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 
 from ecgmoe.model.batch import ECGBatch, pad_r_peaks
-from ecgmoe.pipeline.prepared import PreparedData, RowGroup, row_groups, split_group
 from ecgmoe.pipeline.config import ROW_GROUP_ROWS
+from ecgmoe.pipeline.prepared import PreparedData, RowGroup, row_groups, split_group
 from ecgmoe.tasks import Task
 
 
@@ -40,7 +40,8 @@ class BatchReader:
         stored = np.array([part.study_id[row] for part, row in parts])
         if not np.array_equal(stored, self.study_id[rows]):
             raise ValueError(
-                f"{self.data.store.path('labels.parquet')} does not belong to the records beside it: run jobs/prepare.py --relabel"
+                f"{self.data.store.path('labels.parquet')} does not belong to the records beside it: run "
+                "jobs/prepare.py with --relabel"
             )
         features = {
             name: torch.from_numpy(np.stack([part.features[name][row] for part, row in parts]))

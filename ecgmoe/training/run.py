@@ -11,29 +11,32 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 import ecgmoe
 from ecgmoe import config as configuration
 from ecgmoe.config_tools import differing_keys, to_dict
-from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.prepared import PreparedData, split_rows
 from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.store import StorageError, Store
 from ecgmoe.training import tracking
 from ecgmoe.training.fit_statistics import training_statistics
-from ecgmoe.training.job import WorkerJob
+from ecgmoe.training.job import WorkerJob, train_worker
 from ecgmoe.training.plan import epoch_plan
-from ecgmoe.training.validation import split_rows
-from ecgmoe.training.worker import job_values, train_worker
 
 WORKER_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Ray Train would print every line of a worker a second time, through its own log.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # torch warns of its own names each time that DeepSpeed uses them.
+    "PYTHONWARNINGS": "ignore::FutureWarning",
     # A report that one rank never reaches would otherwise wait for ever.
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
 }
@@ -51,7 +54,10 @@ def run_identity(config: configuration.RunConfig, data: PreparedData) -> dict[st
     """What a run name stands for: two of these that differ are two runs."""
     return {
         "config": to_dict(config),
-        "data": {"folder": data.store.root, **{key: data.manifest[key] for key in ("dataset", "records_key", "labels_sha256")}},
+        "data": {
+            "folder": data.store.root,
+            **{key: data.manifest[key] for key in ("dataset", "records_key", "labels_sha256")},
+        },
         "features": data.features,
     }
 
@@ -171,7 +177,7 @@ def trainer(job: WorkerJob, training: configuration.TrainingConfig, run: Store) 
         environment["DS_ACCELERATOR"] = "cpu"
     return TorchTrainer(
         train_worker,
-        train_loop_config=job_values(job),
+        train_loop_config=asdict(job),
         scaling_config=ScalingConfig(num_workers=training.num_workers, use_gpu=training.use_gpu),
         run_config=RunConfig(
             name="checkpoints",
@@ -181,6 +187,7 @@ def trainer(job: WorkerJob, training: configuration.TrainingConfig, run: Store) 
             ),
             failure_config=FailureConfig(max_failures=training.max_failures),
             worker_runtime_env={"env_vars": environment},
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
         torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
     )

@@ -6,24 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
 
 from ecgmoe.evaluation.constant import Constants
 from ecgmoe.evaluation.metrics import evaluate
 from ecgmoe.evaluation.predictions import prediction_table
+from ecgmoe.pipeline.prepared import split_rows
 from ecgmoe.tasks import Task
 from ecgmoe.training.config import TrainingConfig
 from ecgmoe.training.engine import gather_objects
 from ecgmoe.training.loader import BatchReader
-
-
-def split_rows(labels: pa.Table, split: str) -> npt.NDArray[np.int64]:
-    """Rows of the labels table that belong to a split, in the order of the shards."""
-    return np.flatnonzero(pc.equal(labels["split"], split).to_numpy(zero_copy_only=False)).astype(np.int64)
 
 
 def validate(

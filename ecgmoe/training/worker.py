@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.folder import model_config, save_model
 from ecgmoe.model.losses import info_nce_sum, task_losses, task_weight
 from ecgmoe.model.statistics import TrainingStatistics
-from ecgmoe.pipeline.prepared import PreparedData, row_groups
+from ecgmoe.pipeline.prepared import PreparedData, row_groups, split_rows
 from ecgmoe.training import checkpoint
 from ecgmoe.training.build import build_backbones, build_model
 from ecgmoe.training.checkpoint import Position
@@ -34,8 +32,7 @@ from ecgmoe.training.loader import BatchReader
 from ecgmoe.training.plan import EpochPlan, epoch_plan
 from ecgmoe.training.progress import Progress
 from ecgmoe.training.tracking import Tracker
-from ecgmoe.training.validation import split_rows, validate
-
+from ecgmoe.training.validation import validate
 
 UNSCORED = -1e9
 """Score of a checkpoint inside an epoch: never the best one, kept only while it is the last."""
@@ -185,17 +182,3 @@ class Worker:
             weights_from={each.name: each.weights for each in self.config.backbones},
             statistics=self.statistics,
         )
-
-
-def train_worker(job: dict[str, Any]) -> None:
-    """What Ray Train calls on every worker."""
-    started = time.perf_counter()
-    worker = Worker(WorkerJob(**job))
-    if worker.rank == 0:
-        print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
-    worker.run()
-
-
-def job_values(job: WorkerJob) -> dict[str, Any]:
-    """The job as `train_worker` takes it."""
-    return asdict(job)

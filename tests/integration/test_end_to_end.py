@@ -66,7 +66,9 @@ def test_the_whole_way(folder: Path) -> None:
 
     out = folder / "predictions.parquet"
     job("predict", "--model", str(run / "model"), "--input", str(folder / "raw" / "files"), "--out", str(out))
-    check_predictions(pq.read_table(out).to_pylist(), predictions, len(pq.read_table(folder / "data/exclusions.parquet")))
+    check_predictions(
+        pq.read_table(out).to_pylist(), predictions, len(pq.read_table(folder / "data/exclusions.parquet"))
+    )
 
 
 def labels_of(folder: Path, split: str) -> dict[int, float]:

@@ -47,7 +47,9 @@ def fixture(name: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("length", "samples"), [(5000, 500), (5000, 512), (5000, 336), (5000, 501), (5001, 500), (500, 5000)])
+@pytest.mark.parametrize(
+    ("length", "samples"), [(5000, 500), (5000, 512), (5000, 336), (5000, 501), (5001, 500), (500, 5000)]
+)
 def test_resampling_is_scipys(length: int, samples: int) -> None:
     x = np.random.default_rng(0).normal(0, 1, (3, length))
     found = fourier_resample(torch.from_numpy(x), samples).numpy()
@@ -171,10 +173,12 @@ def test_checkpoints_that_do_not_fit_are_refused_with_the_keys(tmp_path: Path) -
     good = DLinear(replace(DLinear.sizes["tiny"])).state_dict()
     torn = {key: value for key, value in good.items() if key != "Linear_Trend.bias"}
     save_file({**torn, "more": torch.zeros(1), "Linear_Trend.weight": torch.zeros(2, 2)}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match=r"missing: Linear_Trend.bias; unexpected: more; mis-shaped: Linear_Trend.weight \(2, 2\)"):
+    with pytest.raises(
+        CheckpointError, match=r"missing: Linear_Trend.bias; unexpected: more; mis-shaped: Linear_Trend.weight \(2, 2\)"
+    ):
         DLinear.from_pretrained(str(tmp_path / "a.safetensors"))
     save_file({"x": torch.zeros(1)}, tmp_path / "b.safetensors")
-    with pytest.raises(CheckpointError, match="has no Linear_Seasonal.weight"):
+    with pytest.raises(CheckpointError, match=r"has no Linear_Seasonal\.weight"):
         DLinear.from_pretrained(str(tmp_path / "b.safetensors"))
     (tmp_path / "c.pth").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(CheckpointError, match="cannot be read as weights alone"):

@@ -44,6 +44,16 @@ def test_labels_and_folds(tmp_path: Path) -> None:
         assert columns[name] == [None] * 4
 
 
+def test_a_lower_test_fold_keeps_the_higher_ones_closed(tmp_path: Path) -> None:
+    index = build_index("ptbxl", write(tmp_path), options=IndexOptions(test_fold=9))
+    assert index.table["study_id"].to_pylist() == [1, 2]
+    assert index.table["split"].to_pylist() == ["train", "test"]
+    assert index.excluded == (
+        ("records500/3_hr", "in a fold above test_fold 9"),
+        ("records500/4_hr", "in a fold above test_fold 9"),
+    )
+
+
 def test_the_100_hz_version(tmp_path: Path) -> None:
     index = build_index("ptbxl", write(tmp_path), options=IndexOptions(sampling_rate=100))
     assert index.table["path"].to_pylist()[0] == "records100/1_lr"

@@ -1,0 +1,76 @@
+"""The report's files: what a reader sees, what a program reads, and what neither may hold."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import math
+from typing import Any
+
+import pytest
+
+from ecgmoe.evaluation.report import RESEARCH_ONLY, report_files, text_table
+
+BINARY = {"auroc": 0.75, "auprc": None, "f1_macro": 0.5, "f1_binary": 0.25}
+METRICS: dict[str, Any] = {
+    "tasks": {
+        "rr": {
+            "n": 800_035,
+            "mae": 1234.5678,
+            "mae_ci": [1000.04, 1500.06],
+            "constant": {"mae": 1500.0},
+            "median_detected_rr": {"mae": 1100.25, "n": 799_999},
+            "note": "target derived from the input",
+        },
+        "potassium": {"n": 9, **BINARY, "auroc_ci": [0.5, 1.0], "auprc_ci": None, "constant": BINARY},
+    }
+}
+
+
+def test_the_table_fits_a_terminal_and_says_what_must_be_said() -> None:
+    lines = text_table(METRICS, "a run", ["SIMULATED DATA"]).splitlines()
+    assert lines[:2] == ["a run", "! SIMULATED DATA"]
+    # The widest figures and remarks that occur.
+    assert max(len(line) for line in lines) <= 110
+    rr = next(line for line in lines if line.startswith("rr"))
+    assert " ".join(rr.split()) == (
+        "rr 800035 mae (ms) lower 1234.6 1000.0 .. 1500.1 1500.0 target derived from the input"
+    )
+    assert "median of the detected RR: 1100.2" in lines[lines.index(rr) + 1]
+    assert next(line for line in lines if "auprc" in line).split() == ["potassium", "9", "auprc", "higher", "-", "-"]
+    assert not any(line.startswith("age") for line in lines)
+
+
+def test_markdown_has_one_row_per_line_of_the_table() -> None:
+    text = report_files(METRICS, "a run", ["SIMULATED DATA"])["report.md"]
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 2 + 4
+    assert {line.count("|") for line in table} == {9}
+    assert text.startswith("# a run\n\n**SIMULATED DATA**")
+    assert RESEARCH_ONLY in text
+
+
+def test_csv_names_the_predictor_and_keeps_full_precision() -> None:
+    rows = list(csv.DictReader(io.StringIO(report_files(METRICS, "a run", [])["metrics.csv"])))
+    model, constant, detected = rows[:3]
+    assert (model["predictor"], model["value"], model["unit"]) == ("model", "1234.5678", "ms")
+    assert (model["ci_low"], model["ci_high"]) == ("1000.04", "1500.06")
+    assert (constant["predictor"], constant["value"], constant["n"]) == ("constant", "1500.0", "800035")
+    assert (detected["predictor"], detected["value"], detected["n"]) == ("median_detected_rr", "1100.25", "799999")
+    undefined = next(row for row in rows if row["metric"] == "auprc")
+    assert undefined["value"] == undefined["ci_low"] == ""
+
+
+def test_json_is_the_metrics_and_comes_last() -> None:
+    files = report_files(METRICS, "a run", [])
+    assert list(files)[-1] == "metrics.json"
+    assert json.loads(files["metrics.json"]) == METRICS
+
+
+def test_nan_never_reaches_a_file() -> None:
+    broken = copy.deepcopy(METRICS)
+    broken["tasks"]["rr"]["mae"] = math.nan
+    with pytest.raises(ValueError):
+        report_files(broken, "a run", [])
