@@ -66,8 +66,8 @@ def tiny() -> RunConfig:
             BackboneConfig(name="dlinear", size="tiny", mode="full"),
             BackboneConfig(name="moment", size="tiny", mode="cached", allow_random=True),
         ),
-        model=ModelConfig(dropout=0.3),
-        training=TrainingConfig(epochs=10, weight_decay=0.1),
+        model=ModelConfig(width=48, dropout=0.3),
+        training=TrainingConfig(epochs=10, learning_rate=3e-3, weight_decay=0.1),
     )
 
 

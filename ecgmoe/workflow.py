@@ -13,7 +13,7 @@ from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.evaluation.constant import Constants
 from ecgmoe.evaluation.metrics import evaluate
-from ecgmoe.evaluation.report import RESEARCH_ONLY, report_files, text_table
+from ecgmoe.evaluation.report import report_files, text_table
 from ecgmoe.home import home
 from ecgmoe.inference.predict_split import predict_split
 from ecgmoe.pipeline.embed import embed
@@ -116,7 +116,7 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
 
 def notes(config: RunConfig, manifest: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
     """What a reader of the report must not overlook."""
-    lines = [RESEARCH_ONLY]
+    lines = []
     if manifest["dataset"] == "simulated":
         lines.append("SIMULATED DATA: these figures say nothing about real patients.")
     if config.random_backbones:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
 
 from ecgmoe.cli import parse, run_job
 from ecgmoe.pipeline.config import DatasetName, PrepareConfig
@@ -26,7 +29,7 @@ class Options:
     out: str
     hosp: str | None = None
     relabel: bool = False
-    config: PrepareConfig = field(default_factory=PrepareConfig)
+    config: Annotated[PrepareConfig, tyro.conf.arg(name="")] = field(default_factory=PrepareConfig)
 
 
 def main(argv: list[str]) -> None:

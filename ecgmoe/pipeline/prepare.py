@@ -141,17 +141,7 @@ def prepare(
     config = config or PrepareConfig()
     store = Store(out)
     index = build_index(dataset, root, hosp, options=config.index)
-    shard_rows = config.shard_rows or default_shard_rows(len(index.table))
-    shards = plan_shards(index.table, shard_rows)
-    plan = {
-        "schema_version": SCHEMA_VERSION,
-        "prepare_version": PREPARE_VERSION,
-        "dataset": index.source,
-        "quality": to_dict(config.quality),
-        "shard_rows": shard_rows,
-        "studies": len(index.table),
-        "studies_sha256": digest_of([index.table["study_id"].to_pylist(), index.table["path"].to_pylist()]),
-    }
+    shards, plan = shard_plan(index, config)
     refuse_other_plan(store, plan)
     key = digest_of(plan)
     done = finished_shards(store, key)
@@ -171,6 +161,22 @@ def prepare(
     ):
         pass
     return finish(store, index, plan, config, len(shards))
+
+
+def shard_plan(index: StudyIndex, config: PrepareConfig) -> tuple[list[pa.Table], dict[str, Any]]:
+    """The studies of every shard, and all that decides the shards' content, as plain values."""
+    shard_rows = config.shard_rows or default_shard_rows(len(index.table))
+    shards = plan_shards(index.table, shard_rows)
+    plan = {
+        "schema_version": SCHEMA_VERSION,
+        "prepare_version": PREPARE_VERSION,
+        "dataset": index.source,
+        "quality": to_dict(config.quality),
+        "shard_rows": shard_rows,
+        "studies": len(index.table),
+        "studies_sha256": digest_of([index.table["study_id"].to_pylist(), index.table["path"].to_pylist()]),
+    }
+    return shards, plan
 
 
 def refuse_other_plan(store: Store, plan: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,8 @@ def train_worker(values: dict[str, Any]) -> None:
     """
     from ecgmoe.training.worker import Worker
 
+    # Ray Train tells every checkpoint of every rank; the progress lines say the same in less.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     started = time.perf_counter()
     worker = Worker(WorkerJob(**values))
     if worker.rank == 0:

@@ -23,6 +23,7 @@ class Progress:
         self.config, self.total_steps, self.rank, self.tracker = config, total_steps, rank, tracker
         self.losses: dict[str, Tensor] = {}
         self.steps, self.started = 0, time.perf_counter()
+        self.last_step = self.started
 
     def epoch_starts(self, epoch: int, plan: EpochPlan) -> None:
         """Say how many records the epoch leaves out."""
@@ -36,11 +37,12 @@ class Progress:
         """Count one optimiser step.
 
         Raises:
-            FloatingPointError: a loss is not finite; the run stops before it is checkpointed.
+            FloatingPointError: a loss is not finite.
         """
         for name, value in losses.items():
             self.losses[name] = self.losses.get(name, torch.zeros_like(value)) + value
         self.steps += 1
+        self.last_step = time.perf_counter()
         if step % self.config.log_every and step != self.total_steps:
             return
         summed = sum_over_ranks(torch.stack(list(self.losses.values())))
@@ -51,9 +53,8 @@ class Progress:
                 f"the loss of {', '.join(bad)} is not finite at step {step} (epoch {epoch + 1}): lower "
                 "--training.learning-rate, or look for extreme labels"
             )
-        seconds = (time.perf_counter() - self.started) / self.steps
+        seconds = (self.last_step - self.started) / self.steps
         rate, left = self.config.global_batch / seconds, (self.total_steps - step) * seconds
-        rate_of = engine.get_lr()[0]
         if self.rank == 0 and self.tracker:
             parts = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
             print(
@@ -62,10 +63,14 @@ class Progress:
                 flush=True,
             )
             metrics = {f"train/loss_{name}": value for name, value in means.items()}
-            metrics |= {"train/learning_rate": rate_of, "train/records_per_s": rate, "train/epoch": epoch + 1}
+            metrics |= {
+                "train/learning_rate": engine.get_lr()[0],
+                "train/records_per_s": rate,
+                "train/epoch": epoch + 1,
+            }
             metrics["train/gradient_norm"] = engine.get_global_grad_norm()
             self.tracker.log(metrics, step)
-        self.losses, self.steps, self.started = {}, 0, time.perf_counter()
+        self.losses, self.steps, self.started = {}, 0, self.last_step
 
     def epoch_ends(self, epoch: int, step: int, metrics: Mapping[str, Any], score: float, *, best: bool) -> None:
         """Print and log the validation metrics."""
@@ -85,7 +90,10 @@ class Progress:
                 if isinstance(value, float)
             }
             self.tracker.log({**flat, "validation/score": score}, step)
-        self.started = time.perf_counter()
+
+    def goes_on(self) -> None:
+        """Leave what was done since the last step (validation, a checkpoint) out of the rate."""
+        self.started += time.perf_counter() - self.last_step
 
 
 MAIN_METRIC = {"rr": "mae", "age": "mae", "sex": "auroc", "potassium": "auroc", "arrhythmia": "f1_macro"}

@@ -75,12 +75,14 @@ class Worker:
                 every = self.training.checkpoint_every
                 if every and position.step % every == 0 and position.batch < self.steps_per_epoch:
                     self.save(position, {"score": UNSCORED})
+                    progress.goes_on()
             metrics = validate(self.engine, self.reader, self.labels, self.tasks, self.training)
             current = score(metrics)
             position.epoch, position.batch = epoch + 1, 0
             position.best_score = current if position.best_score is None else max(current, position.best_score)
             progress.epoch_ends(epoch, position.step, metrics, current, best=current == position.best_score)
             self.save(position, {"score": current})
+            progress.goes_on()
 
     def plan(self, epoch: int) -> EpochPlan:
         """The order of this epoch, the same on every rank."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from jobs import job
 
 pytestmark = pytest.mark.distributed
-
-
-def job(name: str, *arguments: str, expect: int = 0) -> str:
-    """Run an entry point as a user would; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, f"jobs/{name}.py", *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "RAY_ADDRESS": "local"},
-        check=False,
-    )
-    text = done.stdout + done.stderr
-    assert done.returncode == expect, text
-    return text
 
 
 @pytest.fixture(scope="module")

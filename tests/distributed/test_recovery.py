@@ -1,0 +1,52 @@
+"""A run survives the death of a worker by itself, and an interruption by the same command again."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from jobs import job, running
+from prepared_examples import simulated_and_prepared
+
+pytestmark = pytest.mark.distributed
+
+WORKER = "RayTrainWorker"
+
+
+def test_a_killed_worker_and_an_interrupted_run(tmp_path: Path) -> None:
+    data = simulated_and_prepared(tmp_path)
+    options = [
+        "tiny",
+        "--data",
+        str(data),
+        "--run",
+        "k",
+        "--storage",
+        str(tmp_path / "runs"),
+        "--training.epochs",
+        "40",
+    ]
+    # Without MOMENT there is nothing to embed, and starting takes less time.
+    options += ["--backbones.2.mode", "full"]
+    with running(tmp_path / "first.log", "train", *options) as run:
+        run.wait_for("epoch 2/40  validation")
+        workers = run.descendants(WORKER)
+        assert len(workers) == 2, [each.cmdline() for each in workers]
+        workers[0].send_signal(signal.SIGKILL)
+        run.wait_for("resuming at epoch")
+        run.wait_for("validation:", times=run.text().count("validation:") + 2)
+        run.process.send_signal(signal.SIGINT)
+        assert run.wait() == 130, run.text()
+    assert not (tmp_path / "runs" / "k" / "model").exists()
+    finished = run.text().count("validation:")
+
+    said = job("train", *options)
+    assert "resuming at epoch" in said
+    # Epochs are not done twice: what the first call finished, but for the one in the air, is not there again.
+    assert said.count("validation:") <= 40 - finished + 2
+    assert "epoch 40/40  validation" in said
+    metrics = json.loads((tmp_path / "runs" / "k" / "report" / "metrics.json").read_text())
+    assert metrics["tasks"]["rr"]["n"] > 0

@@ -1,0 +1,91 @@
+"""Call the entry points as a user would: as processes of their own, on a Ray of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "RAY_ADDRESS": "local", "PYTHONUNBUFFERED": "1"}
+
+
+def job(name: str, *arguments: str, expect: int = 0, timeout: float = 300) -> str:
+    """Run jobs/<name>.py to its end; returns what it printed and checks its exit code."""
+    done = subprocess.run(
+        [sys.executable, f"jobs/{name}.py", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    text = done.stdout + done.stderr
+    assert done.returncode == expect, text
+    return text
+
+
+class Running:
+    """A job in the background, its output read from a file."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process, self.log = process, log
+
+    def text(self) -> str:
+        """What it printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, needle: str, *, times: int = 1, timeout: float = 240) -> None:
+        """Wait until it printed `needle` so often; fails with its output when it ends or the time is over."""
+        end = time.monotonic() + timeout
+        while self.text().count(needle) < times:
+            assert self.process.poll() is None, f"ended before it said {needle!r}:\n{self.text()}"
+            assert time.monotonic() < end, f"did not say {needle!r} in {timeout} s:\n{self.text()}"
+            time.sleep(0.2)
+
+    def wait(self, timeout: float = 240) -> int:
+        """Its exit code."""
+        return self.process.wait(timeout)
+
+    def descendants(self, name: str) -> list[psutil.Process]:
+        """Its child processes whose command line holds `name`."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if name in " ".join(child.cmdline()):
+                    found.append(child)
+            except psutil.Error:
+                continue
+        return found
+
+
+@contextmanager
+def running(log: Path, name: str, *arguments: str) -> Iterator[Running]:
+    """Start jobs/<name>.py in the background; it and its children are gone afterwards, whatever happens."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, f"jobs/{name}.py", *arguments],
+            cwd=REPOSITORY,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=ENVIRONMENT,
+            start_new_session=True,
+        )
+    started = psutil.Process(process.pid)
+    try:
+        yield Running(process, log)
+    finally:
+        children = started.children(recursive=True) if started.is_running() else []
+        for each in [*children, started]:
+            try:
+                each.kill()
+            except psutil.Error:
+                continue
+        process.wait(30)

@@ -1,0 +1,31 @@
+"""A small prepared folder of simulated ECGs, made without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ecgmoe.datasets.index import build_index
+from ecgmoe.ecg.simulate import SimulationConfig, simulate
+from ecgmoe.pipeline.config import PrepareConfig
+from ecgmoe.pipeline.prepare import PrepareShard, finish, refuse_other_plan, shard_plan
+from ecgmoe.pipeline.store import Store, digest_of
+
+
+def prepare_here(root: Path, out: Path, config: PrepareConfig | None = None) -> None:
+    """What `prepare` does, shard by shard in this process."""
+    config = config or PrepareConfig()
+    index = build_index("simulated", str(root), options=config.index)
+    shards, plan = shard_plan(index, config)
+    store = Store(out)
+    refuse_other_plan(store, plan)
+    write = PrepareShard(str(root), store.root, config.quality, digest_of(plan))
+    for shard in shards:
+        write(shard)
+    finish(store, index, plan, config, len(shards))
+
+
+def simulated_and_prepared(folder: Path, *, patients: int = 80, studies: int = 200, seed: int = 1) -> Path:
+    """Simulate into folder/raw and prepare into folder/data, which is returned."""
+    simulate(folder / "raw", SimulationConfig(patients=patients, studies=studies, seed=seed))
+    prepare_here(folder / "raw", folder / "data")
+    return folder / "data"
