@@ -6,7 +6,6 @@ Built from sizes alone, without asking a hub: the T5 configuration is given as v
 from __future__ import annotations
 
 import json
-import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,17 +87,10 @@ def pipeline(architecture: Architecture) -> Any:
         "freeze_embedder": False,
         "freeze_encoder": False,
     }
-    root = logging.getLogger()
-    level = root.level
-    try:
-        with warnings.catch_warnings():
-            # It warns that heads other than the reconstruction's are not pretrained, and none is used; and it logs
-            # "pre-trained transformer" for random weights.
-            warnings.simplefilter("ignore")
-            root.setLevel(logging.WARNING)
-            return MOMENTPipeline(config, model_kwargs={"task_name": "embedding"})
-    finally:
-        root.setLevel(level)
+    with warnings.catch_warnings():
+        # It warns that heads other than the reconstruction's are not pretrained; none is used.
+        warnings.simplefilter("ignore")
+        return MOMENTPipeline(config, model_kwargs={"task_name": "embedding"})
 
 
 class Moment(base.Backbone):

@@ -22,10 +22,6 @@ from ecgmoe.model.gating import ExpertGate, FusionGate, TaskConditioning
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.tasks import Task
 
-LATE = len(SUMMARY) + len(CHARACTERISTICS)
-"""Plain numbers that the heads read beside the fused features: the RR summary and the global characteristics. They come
-after LayerNorm and dropout, which would blur a few milliseconds or millivolts."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Routing:
@@ -104,7 +100,7 @@ class ECGMoE(nn.Module):
             alpha=config.lora_alpha,
             dropout=config.dropout,
         )
-        self.heads = nn.ModuleDict({task.name: nn.Linear(d + LATE, task.outputs) for task in self.tasks})
+        self.heads = nn.ModuleDict({task.name: nn.Linear(d + len(SUMMARY), task.outputs) for task in self.tasks})
         self.contrast_m = nn.Linear(len(widths) * d, d)
         self.contrast_p = nn.Linear(d, d)
         for name in ("characteristics", "summary"):
@@ -130,7 +126,7 @@ class ECGMoE(nn.Module):
         alpha_k, alpha = self.backbone_gate(conditioning), self.path_gate(conditioning)
         fused = fuse(F_m, F_periodic, alpha_k, alpha)
         hidden = self.trunk(fused)
-        late = torch.cat([self._standardised("summary", summary), x_bar], 1)
+        late = self._standardised("summary", summary)
         predictions = {
             task.name: self._head(task, torch.cat([hidden[:, p], late.to(hidden.dtype)], 1), summary)
             for p, task in enumerate(self.tasks)

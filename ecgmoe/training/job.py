@@ -36,8 +36,8 @@ def train_worker(values: dict[str, Any]) -> None:
     """
     from ecgmoe.training.worker import Worker
 
-    # Ray Train tells every checkpoint of every rank; the progress lines say the same in less.
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # Ray Train sets the root logger to INFO, and then every rank tells of every checkpoint.
+    logging.getLogger().setLevel(logging.WARNING)
     started = time.perf_counter()
     worker = Worker(WorkerJob(**values))
     if worker.rank == 0:

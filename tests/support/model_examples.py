@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ecgmoe.backbones import registry
 from ecgmoe.backbones.base import Architecture, Backbone
+from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.model.batch import ECGBatch, pad_r_peaks
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.model.ecg_moe import ECGMoE
+from ecgmoe.model.folder import model_config, save_model
 from ecgmoe.model.frontend import CHARACTERISTICS
 from ecgmoe.model.statistics import TrainingStatistics
-from ecgmoe.tasks import task_table
+from ecgmoe.tasks import TASK_NAMES, task_table
 
 TASKS = task_table()
 CLASSES = 15
@@ -79,3 +84,30 @@ def batch(beats: tuple[int, ...] = (10, 14, 8, 11), seed: int = 0) -> ECGBatch:
         labels=tensors,
         features={"stored": torch.from_numpy(generator.normal(0, 1, (n, 3, 5)).astype(np.float16))},
     )
+
+
+def saved_model(folder: Path, seed: int = 0) -> ECGMoE:
+    """A small model of a live and a cached backbone with random weights, written to `folder`."""
+    backbones = {
+        "dlinear": registry.build(BackboneConfig(name="dlinear", size="tiny", seed=seed)),
+        "timesnet": registry.build(BackboneConfig(name="timesnet", size="tiny", seed=seed)),
+    }
+    config = ModelConfig(width=16)
+    torch.manual_seed(seed)
+    net = ECGMoE(
+        config,
+        tasks=TASKS,
+        widths={name: backbone.width for name, backbone in backbones.items()},
+        statistics=statistics(),
+        live={"dlinear": backbones["dlinear"]},
+    )
+    content = model_config(
+        config,
+        tasks=TASK_NAMES,
+        taxonomy="rhythm15",
+        backbones=backbones,
+        weights_from=dict.fromkeys(backbones),
+        statistics=statistics(),
+    )
+    save_model(folder, dict(net.state_dict()), content, {"timesnet": backbones["timesnet"]})
+    return net.eval()
