@@ -76,8 +76,9 @@ def _cause_of_training_failure(error: Exception) -> str | None:
     failures = getattr(error, "worker_failures", None)
     if failures:
         return "; ".join(f"worker {rank}: {_last_line(failure)}" for rank, failure in failures.items())
-    cause = getattr(error, "cause", None)
-    return _last_line(cause) if isinstance(cause, ValueError | OSError) else None
+    # A mistake that shows in a worker only comes back as text: the end of its traceback.
+    name, _, message = _last_line(error).partition(": ")
+    return message if name.startswith("ecgmoe.") or name in ("ValueError", "OSError") else None
 
 
 def _last_line(error: object) -> str:

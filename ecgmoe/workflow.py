@@ -21,7 +21,7 @@ from ecgmoe.pipeline.prepare import prepare
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store, digest_of
 from ecgmoe.training import tracking
-from ecgmoe.training.run import train
+from ecgmoe.training.run import check_name, train
 
 DEMONSTRATION = SimulationConfig(patients=2000, studies=4800)
 """The embedded default: small enough for two cores and minutes, large enough that all five tasks are learnt."""
@@ -58,6 +58,7 @@ def run(config: RunConfig, *, name: str, storage: str, data: str | None = None) 
     Returns:
         The content of metrics.json.
     """
+    check_name(name)
     prepared = PreparedData(data or default_data(DEMONSTRATION))
     folder = prepared.store.root
     print(f"data {folder}\nrun  {Store(storage).path(name)}", flush=True)

@@ -15,7 +15,7 @@ from ecgmoe.ecg.quality import QualityPolicy, assess
 from ecgmoe.ecg.record import RecordFault
 from ecgmoe.ecg.wfdb_file import read_wfdb
 from ecgmoe.evaluation.predictions import prediction_columns
-from ecgmoe.inference.predictor import Predictor
+from ecgmoe.inference.predictor import Predictor, check_model
 from ecgmoe.model.batch import ECGBatch, pad_r_peaks
 from ecgmoe.pipeline.ray_data import actors, map_shards
 from ecgmoe.pipeline.store import Store
@@ -83,8 +83,10 @@ def predict_files(model: str, source: str, policy: QualityPolicy | None = None) 
         One row per record, ordered by path; bad records have nulls and a reason.
 
     Raises:
+        ModelFolderError: `model` is not a model folder.
         DatasetError: there is no record.
     """
+    check_model(model)
     none: tuple[tuple[str, str], ...] = ()
     path = Path(source)
     header = path.with_suffix(".hea") if path.suffix in (".hea", ".dat", ".mat") else Path(f"{source}.hea")

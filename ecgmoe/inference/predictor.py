@@ -10,8 +10,22 @@ import numpy.typing as npt
 import torch
 
 from ecgmoe.model.batch import ECGBatch
-from ecgmoe.model.folder import CONFIG, WEIGHTS, load_model
+from ecgmoe.model.folder import CONFIG, WEIGHTS, ModelFolderError, load_model
 from ecgmoe.pipeline.store import Store
+
+
+def check_model(folder: str) -> None:
+    """Refuse at once what is not a model folder, before any worker starts.
+
+    Raises:
+        ModelFolderError: naming the file that is missing.
+    """
+    store = Store(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not store.exists(name):
+            raise ModelFolderError(
+                f"{folder} is not a model folder: {name} is missing (STORAGE/NAME/model of a finished run is one)"
+            )
 
 
 class Predictor:

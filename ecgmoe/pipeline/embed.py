@@ -19,6 +19,7 @@ from ecgmoe.backbones.config import PREPROCESSING_VERSION, BackboneConfig
 from ecgmoe.backbones.registry import build, weights_digest
 from ecgmoe.backbones.signal import to_millivolt
 from ecgmoe.pipeline.config import ROW_GROUP_ROWS, EmbedConfig
+from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.ray_data import actors, map_shards
 from ecgmoe.pipeline.schema import feature_schema, shard_name, signals_of
 from ecgmoe.pipeline.store import Store, digest_of
@@ -90,8 +91,8 @@ def embed(data: str, backbones: Sequence[BackboneConfig], config: EmbedConfig | 
         Backbone name to feature key (folder under DIR/features/).
     """
     config = config or EmbedConfig()
-    store = Store(data)
-    manifest = store.read_json("manifest.json")
+    prepared = PreparedData(data)
+    store, manifest = prepared.store, prepared.manifest
     keyed = []
     for backbone in backbones:
         keyed.append((feature_key(backbone, build(backbone), manifest["records_key"]), backbone))

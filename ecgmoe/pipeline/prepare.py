@@ -214,6 +214,7 @@ def finish(store: Store, index: StudyIndex, plan: dict[str, Any], config: Prepar
         raise DatasetError(
             f"none of the {len(index.table):,} records could be used; most frequent reasons: "
             + "; ".join(f"{reason} ({count})" for reason, count in reasons)
+            + f". Mend them, and prepare into another folder or delete {store.root}"
         )
     labels = label_table(index.table, stored)
     with store.writing("labels.parquet") as file:

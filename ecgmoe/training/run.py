@@ -134,7 +134,6 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
         ValueError: a bad name, another configuration under this name, or a layout that this cluster cannot hold.
         ray.train.TrainingFailedError: training failed more often than `max_failures`.
     """
-    check_name(name)
     prepared, root = PreparedData(data, features), Store(storage)
     run = root / name
     check_resources(config.training)
