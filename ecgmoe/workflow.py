@@ -23,7 +23,7 @@ from ecgmoe.pipeline.store import Store, digest_of
 from ecgmoe.training import tracking
 from ecgmoe.training.run import check_name, train
 
-DEMONSTRATION = SimulationConfig(patients=2000, studies=4800)
+DEMONSTRATION = SimulationConfig(patients=3000, studies=5000)
 """The embedded default: small enough for two cores and minutes, large enough that all five tasks are learnt."""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,19 +25,3 @@ class WorkerJob:
     statistics: dict[str, Any]
     tracking_uri: str
     mlflow_run_id: str
-
-
-def train_worker(values: dict[str, Any]) -> None:
-    """What Ray Train calls on every worker.
-
-    DeepSpeed is imported here and not in the driver, which may be a machine without its accelerator.
-    """
-    from ecgmoe.training.worker import Worker
-
-    # Ray Train sets the root logger to INFO, and then every rank tells of every checkpoint.
-    logging.getLogger().setLevel(logging.WARNING)
-    started = time.perf_counter()
-    worker = Worker(WorkerJob(**values))
-    if worker.rank == 0:
-        print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
-    worker.run()

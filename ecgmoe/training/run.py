@@ -7,10 +7,12 @@ STORAGE/NAME/model/          the best model, ready to predict
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.store import StorageError, Store
 from ecgmoe.training import tracking
 from ecgmoe.training.fit_statistics import training_statistics
-from ecgmoe.training.job import WorkerJob, train_worker
+from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.plan import epoch_plan
 
 WORKER_ENVIRONMENT = {
@@ -167,6 +169,22 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
     if best is None:
         raise StorageError(f"{run.root} holds no checkpoint: its files were deleted; train under another --run")
     return export(best, run)
+
+
+def train_worker(values: dict[str, Any]) -> None:
+    """What Ray Train calls on every worker.
+
+    DeepSpeed is imported here and not in the driver, which may be a machine without its accelerator.
+    """
+    from ecgmoe.training.worker import Worker
+
+    # Ray Train sets the root logger to INFO, and then every rank tells of every checkpoint.
+    logging.getLogger().setLevel(logging.WARNING)
+    started = time.perf_counter()
+    worker = Worker(WorkerJob(**values))
+    if worker.rank == 0:
+        print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
+    worker.run()
 
 
 def trainer(job: WorkerJob, training: configuration.TrainingConfig, run: Store) -> TorchTrainer:
