@@ -42,6 +42,8 @@ class Backbone(nn.Module, ABC):
         width: W, channels per token.
     """
 
+    unit_mv: ClassVar[float] = 1.0
+    """The encoder's own input is in units of so many millivolts; encoders that normalise it themselves leave it at 1."""
     architecture_type: ClassVar[type[Architecture]]
     sizes: ClassVar[dict[str, Any]]
     """Named architectures: tiny, base, large."""
@@ -67,11 +69,12 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, x_BCS: Tensor) -> Tensor:
-        """The official, unpooled feature: (B, ..., W), from the backbone's own input (B, C, S) in mV."""
+        """The official, unpooled feature: (B, ..., W), from the backbone's own input (B, C, S) in units of `unit_mv`."""
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         """Canonical records (B, 12, 5000) in mV, missing samples already 0, to pooled tokens (B, M, W)."""
-        return pool_tokens(self.encode(fourier_resample(x_BCT, self.samples)), self.tokens)
+        x_BCS = fourier_resample(x_BCT, self.samples) / self.unit_mv
+        return pool_tokens(self.encode(x_BCS), self.tokens)
 
     def describe(self) -> dict[str, Any]:
         """The architecture as plain values."""

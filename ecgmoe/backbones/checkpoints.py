@@ -67,10 +67,10 @@ def size_of(state: Mapping[str, Tensor], key: str, axis: int, source: str) -> in
     """A size of the architecture, read off a weight.
 
     Raises:
-        CheckpointError: the key is not there.
+        CheckpointError: the key is not there, or its weight has too few axes.
     """
-    if key not in state:
+    if key not in state or state[key].ndim <= axis:
         raise CheckpointError(
-            f"{source} has no {key}: it is not a checkpoint of this backbone (first key: {next(iter(state), 'none')})"
+            f"{source} has no {key} with an axis {axis}: it is not a checkpoint of this backbone (first key: {next(iter(state), 'none')})"
         )
     return state[key].shape[axis]

@@ -1,5 +1,7 @@
 """DLinear (Zeng et al., AAAI 2023, arXiv 2205.13504): one linear layer on the trend and one on the rest, per lead.
 
+The official code is cure-lab/LTSF-Linear (Apache-2.0); the attribute names are those of its checkpoints.
+
 Legend: B batch, C 12 leads, S samples, H horizon (here the width of a token).
 """
 
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from ecgmoe.backbones import base
@@ -16,6 +19,7 @@ from ecgmoe.backbones.checkpoints import load_strictly, read_state, size_of
 
 KERNEL = 25
 """Samples of the moving average in the official code."""
+LEADS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,29 +30,55 @@ class Architecture(base.Architecture):
         samples: S.
         tokens: pooled tokens, at most the 12 leads.
         horizon: H, outputs per lead.
+        individual: each lead has linear layers of its own.
     """
 
     samples: int = 336
     tokens: int = 12
     horizon: int = 96
+    individual: bool = False
+
+
+class LinearPerLead(nn.ModuleList):
+    """One linear layer per lead: (B, 12, S) to (B, 12, H)."""
+
+    def forward(self, x_BCS: Tensor) -> Tensor:
+        return torch.stack([linear(x_BCS[:, lead]) for lead, linear in enumerate(self)], 1)
+
+
+def linear(architecture: Architecture) -> nn.Module:
+    """The layer on one part of the signal, shared by the leads or one for each."""
+    layers = [
+        nn.Linear(architecture.samples, architecture.horizon) for _ in range(LEADS if architecture.individual else 1)
+    ]
+    return LinearPerLead(layers) if architecture.individual else layers[0]
 
 
 class DLinear(base.Backbone):
-    """Decomposition and two linear layers shared by all leads; the feature is (B, 12, H)."""
+    """A moving average and two linear layers, on it and on the rest; the feature is (B, 12, H)."""
 
     architecture_type = Architecture
     sizes = {"tiny": Architecture(horizon=32), "base": Architecture(), "large": Architecture()}
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__(architecture, width=architecture.horizon)
-        self.Linear_Seasonal = nn.Linear(architecture.samples, architecture.horizon)
-        self.Linear_Trend = nn.Linear(architecture.samples, architecture.horizon)
+        self.Linear_Seasonal = linear(architecture)
+        self.Linear_Trend = linear(architecture)
 
     @classmethod
     def from_pretrained(cls, source: str, tokens: int | None = None) -> Self:
         state = read_state(Path(source))
-        horizon, samples = (size_of(state, "Linear_Seasonal.weight", axis, source) for axis in (0, 1))
-        backbone = cls(Architecture(samples=samples, horizon=horizon, tokens=tokens or cls.sizes["base"].tokens))
+        individual = "Linear_Seasonal.0.weight" in state
+        key = f"Linear_Seasonal.{'0.' if individual else ''}weight"
+        horizon, samples = (size_of(state, key, axis, source) for axis in (0, 1))
+        backbone = cls(
+            Architecture(
+                samples=samples,
+                tokens=tokens or cls.sizes["base"].tokens,
+                horizon=horizon,
+                individual=individual,
+            )
+        )
         load_strictly(backbone, state, source)
         return backbone
 

@@ -18,6 +18,20 @@ from ecgmoe.backbones.checkpoints import CheckpointError, load_strictly, read_st
 
 SAMPLES = 512
 PATCH = 8
+FIXED: dict[str, Any] = {
+    "transformer_type": "encoder_only",
+    "seq_len": SAMPLES,
+    "patch_len": PATCH,
+    "patch_stride_len": PATCH,
+}
+"""What all published checkpoints have in common and no weight's shape tells."""
+FIXED_T5: dict[str, Any] = {
+    "feed_forward_proj": "gated-gelu",
+    "layer_norm_epsilon": 1e-6,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+}
+"""The same of their T5 encoders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,27 +72,22 @@ def pipeline(architecture: Architecture) -> Any:
             "the backbone 'moment' needs the package momentfm: install ecgmoe[moment] with uv, which reads the relaxed "
             "metadata in pyproject.toml (`uv pip install -c constraints.txt 'ecgmoe[moment]'`)"
         ) from error
-    t5 = {
+    t5 = FIXED_T5 | {
         "d_model": architecture.width,
         "d_ff": architecture.feed_forward,
         "num_layers": architecture.layers,
         "num_heads": architecture.heads,
         "d_kv": architecture.head_width,
         "vocab_size": architecture.vocabulary,
-        "feed_forward_proj": "gated-gelu",
         "dropout_rate": 0.0,
         "model_type": "t5",
         "is_encoder_decoder": True,
         "use_cache": False,
     }
-    config: dict[str, Any] = {
+    config = FIXED | {
         "task_name": "embedding",
         "model_name": "MOMENT",
-        "transformer_type": "encoder_only",
         "d_model": architecture.width,
-        "seq_len": SAMPLES,
-        "patch_len": PATCH,
-        "patch_stride_len": PATCH,
         "patch_dropout": 0.0,
         # Only a label here: momentfm builds the encoder from t5_config.
         "transformer_backbone": "google/flan-t5-small",
@@ -116,26 +125,8 @@ class Moment(base.Backbone):
 
     @classmethod
     def from_pretrained(cls, source: str, tokens: int | None = None) -> Self:
-        folder = Path(source)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            folder = Path(snapshot_download(source, allow_patterns=["config.json", "model.safetensors"]))
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(
-                f"{source} has no config.json: a MOMENT checkpoint is a folder with config.json and model.safetensors"
-            )
-        t5 = json.loads((folder / "config.json").read_text())["t5_config"]
-        architecture = Architecture(
-            tokens=tokens or cls.sizes["base"].tokens,
-            width=t5["d_model"],
-            feed_forward=t5["d_ff"],
-            layers=t5["num_layers"],
-            heads=t5["num_heads"],
-            head_width=t5["d_kv"],
-            vocabulary=t5["vocab_size"],
-        )
-        backbone = cls(architecture)
+        folder = checkpoint_folder(source)
+        backbone = cls(read_architecture(folder / "config.json", tokens or cls.sizes["base"].tokens))
         # The reconstruction head is no part of the encoder.
         state = {
             key: value for key, value in read_state(folder / "model.safetensors").items() if not key.startswith("head.")
@@ -146,3 +137,57 @@ class Moment(base.Backbone):
     def encode(self, x_BCS: Tensor) -> Tensor:
         """(B, 12, 512) mV to (B, 12, 64, W); each lead is standardised by MOMENT itself."""
         return self.net.embed(x_enc=x_BCS, reduction="none").embeddings
+
+
+def checkpoint_folder(source: str) -> Path:
+    """The folder of a checkpoint, fetched from the hub where `source` is no local one.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=["config.json", "model.safetensors"]))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{source} is no local folder and could not be fetched from the hub ({str(error)[:200]}): give a folder with "
+            "config.json and model.safetensors, or an id like AutonLab/MOMENT-1-small"
+        ) from error
+
+
+def read_architecture(path: Path, tokens: int) -> Architecture:
+    """The sizes in a checkpoint's config.json.
+
+    Raises:
+        CheckpointError: it is missing, torn, or describes another kind of encoder.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path.parent} has no config.json: a MOMENT checkpoint is a folder with config.json and model.safetensors"
+        )
+    try:
+        config = json.loads(path.read_text())
+        t5 = config["t5_config"]
+        architecture = Architecture(
+            tokens=tokens,
+            width=t5["d_model"],
+            feed_forward=t5["d_ff"],
+            layers=t5["num_layers"],
+            heads=t5["num_heads"],
+            head_width=t5["d_kv"],
+            vocabulary=t5["vocab_size"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is torn or not a configuration of MOMENT ({error!r})") from error
+    other = [
+        f"{key} {values[key]!r} instead of {expected!r}"
+        for values, fixed in ((config, FIXED), (t5, FIXED_T5))
+        for key, expected in fixed.items()
+        if values.get(key, expected) != expected
+    ]
+    if other:
+        raise CheckpointError(f"{path} describes another encoder than MOMENT-1: {', '.join(other)}")
+    return architecture

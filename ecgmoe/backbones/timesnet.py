@@ -8,6 +8,8 @@ Legend: B batch, C leads, S samples, W width, k periods.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -20,6 +22,8 @@ from ecgmoe.backbones.checkpoints import load_strictly, read_state, size_of
 
 POSITIONS = 5000
 """Length of the table of positions in the official checkpoints."""
+INCEPTION_WEIGHT = r"model\.(\d+)\.conv\.0\.kernels\.(\d+)\.weight"
+"""Official key of a convolution: layer and kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +79,8 @@ class TimesBlock(nn.Module):
         with torch.autocast(x_BSW.device.type, enabled=False):
             amplitude = torch.fft.rfft(x_BSW.float(), dim=1).abs().mean(-1)
         ranked = amplitude.mean(0, keepdim=True).expand_as(amplitude) if self.batch_periods else amplitude
-        ranked = torch.cat([torch.zeros_like(ranked[:, :1]), ranked[:, 1:]], 1).detach()
-        frequency = ranked.sort(dim=1, descending=True, stable=True).indices[:, : self.k].clamp(min=1)
+        # The mean (frequency 0) has no period, and must not win even where all amplitudes are 0.
+        frequency = 1 + ranked[:, 1:].detach().sort(dim=1, descending=True, stable=True).indices[:, : self.k]
         return x_BSW.shape[1] // frequency, amplitude.gather(1, frequency)
 
     def forward(self, x_BSW: Tensor) -> Tensor:
@@ -106,6 +110,9 @@ class TimesNet(base.Backbone):
             it: a record's feature then depends on its neighbours.
     """
 
+    # About the standard deviation of an ECG: in millivolts the table of positions would drown the signal and decide the
+    # periods of every record alike.
+    unit_mv = 0.25
     architecture_type = Architecture
     sizes = {
         "tiny": Architecture(samples=250, tokens=25, width=8, hidden=8, layers=1, periods=2, kernels=3),
@@ -127,16 +134,18 @@ class TimesNet(base.Backbone):
         state = read_state(Path(source))
         token = "enc_embedding.value_embedding.tokenConv.weight"
         width, leads = (size_of(state, token, axis, source) for axis in (0, 1))
-        blocks = [key.split(".") for key in state if key.startswith("model.")]
+        hidden = size_of(state, "model.0.conv.0.kernels.0.weight", 0, source)
+        inceptions = [found for key in state if (found := re.fullmatch(INCEPTION_WEIGHT, key))]
         base_size = cls.sizes["base"]
         backbone = cls(
             Architecture(
+                samples=samples_of(state, width) or base_size.samples,
                 tokens=tokens or base_size.tokens,
                 leads=leads,
                 width=width,
-                hidden=size_of(state, "model.0.conv.0.kernels.0.weight", 0, source),
-                layers=1 + max(int(key[1]) for key in blocks),
-                kernels=1 + max(int(key[5]) for key in blocks),
+                hidden=hidden,
+                layers=1 + max(int(found[1]) for found in inceptions),
+                kernels=1 + max(int(found[2]) for found in inceptions),
             )
         )
         # The forecasting head and the calendar embedding are not part of the encoder.
@@ -162,5 +171,25 @@ class TimesNet(base.Backbone):
         return x_BSW
 
     def encode(self, x_BCS: Tensor) -> Tensor:
-        """(B, 12, S) mV to (B, S, W)."""
+        """(B, 12, S) in units of `unit_mv` to (B, S, W).
+
+        Raises:
+            ValueError: the checkpoint was made for another number of leads.
+        """
+        if x_BCS.shape[1] != self.architecture.leads:
+            raise ValueError(
+                f"this TimesNet takes {self.architecture.leads} leads at once and got {x_BCS.shape[1]}: use weights that "
+                "were trained on 12 channels"
+            )
         return self.blocks(self.embed(x_BCS))
+
+
+def samples_of(state: Mapping[str, Tensor], width: int) -> int | None:
+    """S as an official checkpoint tells it through its head, which is otherwise dropped.
+
+    A forecast extends S samples in time, a classifier flattens S x W; the other heads do not depend on S.
+    """
+    if "predict_linear.weight" in state:
+        return state["predict_linear.weight"].shape[1]
+    flattened = state["projection.weight"].shape[1] if "projection.weight" in state else 0
+    return flattened // width if flattened > width else None

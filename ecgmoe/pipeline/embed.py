@@ -29,8 +29,7 @@ def feature_key(config: BackboneConfig, backbone: Backbone, records_key: str) ->
     """Folder name of a backbone's features: its name and a digest of all that decides them."""
     identity = [
         config.name,
-        backbone.tokens,
-        backbone.width,
+        backbone.describe(),
         PREPROCESSING_VERSION,
         records_key,
         weights_digest(backbone),

@@ -24,8 +24,9 @@ def build_backbones(config: RunConfig) -> dict[str, Backbone]:
 def build_model(config: RunConfig, statistics: TrainingStatistics, backbones: dict[str, Backbone]) -> ECGMoE:
     """The model with its live backbones, the same on every rank (random numbers from the run's seed)."""
     cached = {each.name for each in config.cached}
-    with torch.random.fork_rng():
-        torch.manual_seed(config.training.seed)
+    # The CPU's generator alone: forking all would open a context on every GPU of the machine.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.training.seed)
         return ECGMoE(
             config.model,
             tasks=config.task_table(),

@@ -135,6 +135,7 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
     Raises:
         ValueError: a bad name, another configuration under this name, or a layout that this cluster cannot hold.
         ray.train.TrainingFailedError: training failed more often than `max_failures`.
+        KeyboardInterrupt: SIGINT; the same call goes on from the last checkpoint.
     """
     prepared, root = PreparedData(data, features), Store(storage)
     run = root / name
@@ -164,7 +165,11 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
         tracking_uri=uri,
         mlflow_run_id=run_id,
     )
-    result = trainer(job, config.training, run).fit()
+    try:
+        result = trainer(job, config.training, run).fit()
+    except SystemExit:
+        # Ray Train ends the workers in order on SIGINT and then leaves the process.
+        raise KeyboardInterrupt from None
     best = result.get_best_checkpoint("score", "max") or result.checkpoint
     if best is None:
         raise StorageError(f"{run.root} holds no checkpoint: its files were deleted; train under another --run")
