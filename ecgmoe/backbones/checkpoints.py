@@ -71,6 +71,7 @@ def size_of(state: Mapping[str, Tensor], key: str, axis: int, source: str) -> in
     """
     if key not in state or state[key].ndim <= axis:
         raise CheckpointError(
-            f"{source} has no {key} with an axis {axis}: it is not a checkpoint of this backbone (first key: {next(iter(state), 'none')})"
+            f"{source} has no {key} with an axis {axis}: it is not a checkpoint of this backbone (first key: "
+            f"{next(iter(state), 'none')})"
         )
     return state[key].shape[axis]

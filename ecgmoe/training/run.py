@@ -64,14 +64,13 @@ def run_identity(config: configuration.RunConfig, data: PreparedData) -> dict[st
     }
 
 
-def claim(run: Store, identity: dict[str, Any]) -> None:
-    """Take the run name, or make sure that it stands for the same.
+def refuse_other_run(run: Store, identity: dict[str, Any]) -> None:
+    """Make sure that the run name, where it is taken, stands for the same.
 
     Raises:
         ValueError: it stands for something else; the message names the keys that differ.
     """
     if not run.exists("config.json"):
-        run.write_json("config.json", {**identity, "code": code_revision()})
         return
     stored = run.read_json("config.json")
     stored.pop("code", None)
@@ -139,6 +138,10 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
     """
     prepared, root = PreparedData(data, features), Store(storage)
     run = root / name
+    identity = run_identity(config, prepared)
+    refuse_other_run(run, identity)
+    if run.exists("model/model.safetensors"):
+        return run.path("model")
     check_resources(config.training)
     check_storage(root)
     labels = prepared.labels()
@@ -146,9 +149,8 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
     plan = epoch_plan(
         rows, rows, global_batch=config.training.global_batch, slots=config.training.slots, seed=0, epoch=0
     )
-    claim(run, run_identity(config, prepared))
-    if run.exists("model/model.safetensors"):
-        return run.path("model")
+    if not run.exists("config.json"):
+        run.write_json("config.json", {**identity, "code": code_revision()})
     statistics = training_statistics(prepared, labels, config)
     uri = tracking.default_uri(root.root)
     run_id = mlflow_run(run, uri, config, prepared, name)

@@ -41,8 +41,8 @@ def test_the_whole_way(folder: Path) -> None:
 
     # The same command again is done at once; another configuration under the same name is refused.
     assert "is finished" in job("train", "tiny", *options)
-    said = job("train", "tiny", *options, "--model.width", "48", expect=2)
-    assert "config.model.width: 32 -> 48" in said
+    said = job("train", "tiny", *options, "--model.width", "64", expect=2)
+    assert "config.model.width: 48 -> 64" in said
 
     out = folder / "predictions.parquet"
     job("predict", "--model", str(run / "model"), "--input", str(folder / "raw" / "files"), "--out", str(out))
