@@ -16,15 +16,19 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "RAY_ADDRESS": "local", "PYTHONUNBUFFERED": "1"}
 
 
-def job(name: str, *arguments: str, expect: int = 0, timeout: float = 300) -> str:
-    """Run jobs/<name>.py to its end; returns what it printed and checks its exit code."""
+def job(name: str, *arguments: str, expect: int = 0, timeout: float = 300, address: str = "local") -> str:
+    """Run jobs/<name>.py to its end; returns what it printed and checks its exit code.
+
+    `address` is a running Ray's, where starting one for each job would take too long.
+    """
     done = subprocess.run(
         [sys.executable, f"jobs/{name}.py", *arguments],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=ENVIRONMENT,
+        # Who joins a running Ray has to show its token, which ray.init left under the home folder.
+        env={**ENVIRONMENT, "RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"},
         check=False,
     )
     text = done.stdout + done.stderr

@@ -1,0 +1,49 @@
+"""A run name stands for one configuration and one dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ecgmoe.pipeline.store import Store
+from ecgmoe.training.run import check_name, refuse_other_run
+
+IDENTITY = {
+    "config": {"model": {"width": 48}, "tasks": ["rr", "age"]},
+    "data": {"folder": "/data/a", "labels_sha256": "1"},
+    "features": {"moment": "moment-1"},
+}
+
+
+def test_the_same_run_goes_on(tmp_path: Path) -> None:
+    run = Store(tmp_path)
+    refuse_other_run(run, IDENTITY)
+    run.write_json("config.json", {**IDENTITY, "code": {"revision": "abc"}})
+    # Another code revision may go on with a run; another configuration may not.
+    refuse_other_run(run, IDENTITY)
+
+
+def test_another_configuration_or_dataset_is_refused_with_the_keys(tmp_path: Path) -> None:
+    run = Store(tmp_path)
+    run.write_json("config.json", {**IDENTITY, "code": {"revision": "abc"}})
+    other = {
+        "config": {"model": {"width": 64}, "tasks": ["rr", "age"]},
+        "data": {"folder": "/data/b", "labels_sha256": "2"},
+        "features": {},
+    }
+    with pytest.raises(ValueError) as refused:
+        refuse_other_run(run, other)
+    for line in (
+        "config.model.width: 48 -> 64",
+        'data.folder: "/data/a" -> "/data/b"',
+        'features.moment: "moment-1" -> null',
+        "choose another --run",
+    ):
+        assert line in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x" * 101, "a b"])
+def test_names_that_are_not_one_folder_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="run name"):
+        check_name(name)
