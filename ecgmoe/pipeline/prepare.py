@@ -104,15 +104,13 @@ def finished_shards(store: Store, key: str) -> set[str]:
     finished = set()
     for name in (store / "records").names():
         with store.parquet(f"records/{name}") as file:
-            if _shard_metadata(file)["key"] == key:
+            if _shard_metadata(file).get("key") == key:
                 finished.add(name)
     return finished
 
 
 def _shard_metadata(file: pq.ParquetFile) -> dict[str, Any]:
-    return json.loads(
-        (file.schema_arrow.metadata or file.metadata.metadata or {}).get(_METADATA) or file.metadata.metadata[_METADATA]
-    )
+    return json.loads((file.metadata.metadata or {}).get(_METADATA, b"{}"))
 
 
 def prepare(
@@ -124,7 +122,7 @@ def prepare(
     config: PrepareConfig | None = None,
     relabel: bool = False,
 ) -> dict[str, Any]:
-    """Run the stage and return the manifest. A finished and unchanged one returns at once.
+    """Run the stage and return the manifest. Shards that are there are kept; labels are written anew from the tables.
 
     Args:
         dataset: which reader.

@@ -1,0 +1,109 @@
+"""prepare writes what the contract says, goes on where it was, and never mixes two configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ecgmoe.datasets.options import IndexOptions
+from ecgmoe.datasets.schema import DatasetError
+from ecgmoe.ecg.quality import QualityPolicy
+from ecgmoe.ecg.simulate import TRUTH
+from ecgmoe.pipeline.config import PrepareConfig
+from ecgmoe.pipeline.prepared import PreparedData, row_groups, split_group, split_rows
+from ecgmoe.pipeline.schema import RECORD_SCHEMA, signals_of
+from ecgmoe.pipeline.store import StorageError
+from prepared_examples import prepare_here, simulated_and_prepared
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepare")
+    simulated_and_prepared(folder, patients=110, studies=240)
+    return folder
+
+
+def content(data: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(data)): path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()}
+
+
+def test_every_study_is_stored_or_excluded_with_a_reason(folder: Path) -> None:
+    truth = pq.read_table(folder / "raw" / TRUTH).to_pylist()
+    labels = pq.read_table(folder / "data" / "labels.parquet").to_pylist()
+    excluded = pq.read_table(folder / "data" / "exclusions.parquet").to_pylist()
+    assert len(labels) + len(excluded) == len(truth) == 240
+    damaged = {str(row["study_id"]) for row in truth if row["damage"]}
+    assert {Path(row["path"]).name for row in excluded} <= damaged
+    assert all(row["reason"] for row in excluded)
+    ages = {row["study_id"]: row["age_years"] for row in truth}
+    assert all(row["age_years"] is None or abs(row["age_years"] - ages[row["study_id"]]) < 1.5 for row in labels)
+
+
+def test_labels_say_where_each_record_lies(folder: Path) -> None:
+    data = PreparedData(str(folder / "data"))
+    labels = data.labels()
+    truth = {row["study_id"]: row for row in pq.read_table(folder / "raw" / TRUTH).to_pylist()}
+    differences = []
+    for position, group in list(enumerate(row_groups(labels)))[::13]:
+        part = data.row_group(*split_group(int(group)))
+        row = int(labels["row"][position].as_py()) % 32
+        study = labels["study_id"][position].as_py()
+        assert part.study_id[row] == study
+        assert part.signal[row].shape == (12, 5000)
+        differences.append(abs(part.rr_ms[row] - truth[study]["rr_ms"]))
+    assert np.median(differences) < 5
+
+
+def test_splits_keep_patients_together(folder: Path) -> None:
+    labels = PreparedData(str(folder / "data")).labels()
+    by_split = [set(labels["patient_id"].to_numpy()[split_rows(labels, s)]) for s in ("train", "validation", "test")]
+    assert all(by_split)
+    assert not by_split[0] & by_split[1]
+    assert not by_split[0] & by_split[2]
+    assert not by_split[1] & by_split[2]
+
+
+def test_shards_can_be_read_with_pyarrow_alone(folder: Path) -> None:
+    table = pq.read_table(folder / "data" / "records" / "shard-00000.parquet")
+    assert table.schema.equals(RECORD_SCHEMA, check_metadata=False)
+    assert table.schema.field("signal").metadata[b"unit"] == b"uV"
+    signal = signals_of(table["signal"])
+    by_hand = np.frombuffer(table["signal"][1].as_py(), dtype="<i2").reshape(12, 5000)
+    assert np.array_equal(signal[1], by_hand)
+
+
+def test_a_lost_shard_comes_back_with_the_same_bytes(folder: Path) -> None:
+    before = content(folder / "data")
+    (folder / "data" / "records" / "shard-00003.parquet").unlink()
+    (folder / "data" / "manifest.json").unlink()
+    prepare_here(folder / "raw", folder / "data")
+    assert content(folder / "data") == before
+
+
+def test_another_quality_policy_is_refused_and_nothing_changes(folder: Path) -> None:
+    before = content(folder / "data")
+    with pytest.raises(ValueError, match=r"quality\.max_flat_leads: 3 -> 0"):
+        prepare_here(folder / "raw", folder / "data", PrepareConfig(quality=QualityPolicy(max_flat_leads=0)))
+    assert content(folder / "data") == before
+
+
+def test_other_labels_leave_the_records_alone(folder: Path, tmp_path: Path) -> None:
+    prepare_here(folder / "raw", tmp_path / "data")
+    before = content(tmp_path / "data")
+    prepare_here(folder / "raw", tmp_path / "data", PrepareConfig(index=IndexOptions(split_seed=5)))
+    after = content(tmp_path / "data")
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"labels.parquet", "manifest.json"}
+
+
+def test_a_dataset_without_a_usable_record_says_why(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"none of the 240 records could be used; .*mV"):
+        prepare_here(folder / "raw", tmp_path, PrepareConfig(quality=QualityPolicy(max_amplitude_mv=0.01)))
+
+
+def test_an_unprepared_folder_is_refused_with_the_command(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"no manifest\.json\): run jobs/prepare\.py"):
+        PreparedData(str(tmp_path))
