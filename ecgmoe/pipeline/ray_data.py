@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,9 +13,14 @@ import ray
 
 
 def connect() -> None:
-    """Join the running cluster (inside a Ray job, or where RAY_ADDRESS says), or start one on this machine."""
+    """Join the cluster that RAY_ADDRESS names (Ray sets it inside a submitted job), or start one on this machine.
+
+    Without RAY_ADDRESS Ray would look for the cluster that was last started here, and wait for minutes where that one
+    was killed.
+    """
     if not ray.is_initialized():
-        ray.init(log_to_driver=True, logging_level=logging.WARNING)
+        address = None if os.environ.get("RAY_ADDRESS") else "local"
+        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
 
 
 def actors(shards: int, num_gpus: float | None = None, workers: int | None = None) -> dict[str, Any]:
