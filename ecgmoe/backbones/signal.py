@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MISSING = -32768
-MV_PER_UV = 1e-3
+from ecgmoe.ecg.record import MISSING, UV_PER_MV
 
 
 def to_millivolt(signal: Tensor) -> Tensor:
     """int16 microvolt (..., T) to fp32 millivolt; a missing sample becomes 0 mV."""
-    return torch.where(signal == MISSING, 0.0, signal.float() * MV_PER_UV)
+    return torch.where(signal == MISSING, 0.0, signal.float() / UV_PER_MV)

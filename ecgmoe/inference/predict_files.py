@@ -12,7 +12,7 @@ import torch
 from ecgmoe.datasets.index import build_index
 from ecgmoe.ecg.beats import detect_r_peaks
 from ecgmoe.ecg.quality import QualityPolicy, assess
-from ecgmoe.ecg.record import RecordFault
+from ecgmoe.ecg.record import N_LEADS, N_SAMPLES, RecordFault
 from ecgmoe.ecg.wfdb_file import read_wfdb
 from ecgmoe.evaluation.predictions import prediction_columns
 from ecgmoe.inference.predictor import Predictor, check_model
@@ -53,7 +53,7 @@ class PredictFiles:
         count = len(signals)
         batch = ECGBatch(
             # A block without any usable record still needs the columns: predict one blank record and drop it.
-            signal=torch.stack(signals) if count else torch.zeros(1, 12, 5000, dtype=torch.int16),
+            signal=torch.stack(signals) if count else torch.zeros(1, N_LEADS, N_SAMPLES, dtype=torch.int16),
             r_peaks=pad_r_peaks(peaks) if count else torch.full((1, 1), -1, dtype=torch.int32),
             study_id=torch.zeros(max(count, 1), dtype=torch.int64),
             patient_id=torch.zeros(max(count, 1), dtype=torch.int64),

@@ -69,7 +69,7 @@ class Worker:
             if position.batch == 0:
                 progress.epoch_starts(epoch, plan)
             for batch_index, batch in self.batches(plan, position.batch):
-                losses = self.step(batch, plan.batch(batch_index), batch_index)
+                losses = self.step(batch, plan.batch(batch_index))
                 position.step, position.batch = position.step + 1, batch_index + 1
                 progress.step(epoch, position.step, losses, self.engine)
                 every = self.training.checkpoint_every
@@ -101,7 +101,7 @@ class Worker:
         shares = (plan.share(index, self.rank, self.world) for index in indices)
         return zip(indices, self.reader.ahead(shares, self.training.read_ahead), strict=True)
 
-    def step(self, batch: ECGBatch, global_rows: np.ndarray, index: int) -> dict[str, Tensor]:
+    def step(self, batch: ECGBatch, global_rows: np.ndarray) -> dict[str, Tensor]:
         """One optimiser step; returns this rank's share of each loss, which the ranks sum up to the global one."""
         batch = batch.to(self.device)
         totals = self.totals(global_rows)

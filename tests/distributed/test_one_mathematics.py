@@ -55,7 +55,7 @@ def train_some(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for index, batch in worker.batches(plan, 0):
             if index == STEPS:
                 break
-            parts = worker.step(batch, plan.batch(index), index)
+            parts = worker.step(batch, plan.batch(index))
             losses.append(sum_over_ranks(torch.stack(list(parts.values()))).tolist())
             # At stage 0 DeepSpeed clips without telling the norm.
             norm = worker.engine.get_global_grad_norm()
