@@ -36,7 +36,7 @@ from ecgmoe.pipeline.schema import (
 from ecgmoe.pipeline.shards import default_shard_rows, plan_shards
 from ecgmoe.pipeline.store import Store, digest_of
 
-PREPARE_VERSION = 1
+PREPARE_VERSION = 2
 """Raised when the same waveform file gives another record (conversion, quality, R peaks)."""
 
 _METADATA = b"ecgmoe"
