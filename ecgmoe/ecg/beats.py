@@ -4,6 +4,7 @@ One lead is not enough to find beats: in lead II alone a QRS across that lead's 
 wave. So beats are the peaks of an energy over all leads: the RMS of the band-passed leads (5-25 Hz, where the QRS
 dominates), each divided by its median magnitude, so that a noisy lead weighs little, and none counted for more than the
 third-largest lead at that moment, so that an electrode's artefact makes no beat; a 12 Hz low-pass leaves one hump per QRS.
+A hump soon after another and less than half as high is a T wave (Pan and Tompkins, IEEE Trans Biomed Eng 32 (1985)).
 The hump of a wide QRS has its top where the leads are steepest, which wanders from beat to beat; people mark the R wave.
 So each beat is then moved to the R wave of lead II, or of the clearest lead where that one has none.
 
@@ -33,6 +34,9 @@ _FLAT_UV = 5.0
 _MIN_RELATIVE_SCALE = 0.01
 """Of a lead's largest deflection: without it a lead free of noise would outweigh all others."""
 _AGREEING_LEADS = 3
+_T_WAVE_REACH = 180
+"""Samples: 360 ms, as Pan and Tompkins have it."""
+_T_WAVE_HEIGHT = 0.5
 
 _R_WAVE_REACH = 50
 """Samples (100 ms) between the energy's peak and the R wave: a pacing spike lies that far ahead of its wide QRS."""
@@ -100,11 +104,21 @@ def detect_r_peaks(signal: Signal) -> Peaks:
         return np.empty(0, dtype=np.int32)
     energy, scaled, usable = found
     threshold = _THRESHOLD * float(np.percentile(energy, 99))
-    beats, _ = find_peaks(energy, height=threshold, distance=round(_MIN_DISTANCE_MS / MS_PER_SAMPLE))
+    humps, _ = find_peaks(energy, height=threshold, distance=round(_MIN_DISTANCE_MS / MS_PER_SAMPLE))
+    beats = _without_t_waves(humps, energy)
     if not len(beats):
         return np.empty(0, dtype=np.int32)
     clearest = usable[np.argsort(-np.median(scaled[:, beats], axis=1), kind="stable")]
     return _on_r_waves(signal, beats, clearest).astype(np.int32)
+
+
+def _without_t_waves(humps: npt.NDArray[np.intp], energy: Floats) -> npt.NDArray[np.intp]:
+    beats: list[int] = []
+    for hump in humps.tolist():
+        soon = bool(beats) and hump - beats[-1] <= _T_WAVE_REACH
+        if not (soon and energy[hump] < _T_WAVE_HEIGHT * energy[beats[-1]]):
+            beats.append(hump)
+    return np.array(beats, dtype=np.intp)
 
 
 def _on_r_waves(signal: Signal, beats: npt.NDArray[np.intp], clearest: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:

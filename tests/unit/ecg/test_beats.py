@@ -80,6 +80,14 @@ def test_the_yardstick_refuses_an_unknown_lead() -> None:
         detect_r_peaks_neurokit(record(np.arange(150, 4900, 420)), lead="V7")
 
 
+def test_peaked_t_waves_are_no_beats() -> None:
+    """Of high potassium: narrower than the usual T wave, and taller than the QRS in some leads."""
+    beats, time = np.arange(150, 4900, 380), np.arange(5000)
+    t_waves = sum((500 * np.exp(-(((time - beat - 135) / 25) ** 2)) for beat in beats), start=np.zeros(5000))
+    signal = record(beats, t_wave_uv=0, noise_uv=10) + t_waves.astype(np.int16)
+    assert len(detect_r_peaks(signal)) == len(beats)
+
+
 @pytest.mark.parametrize("kind", ["steps", "noise"])
 def test_an_electrode_alone_makes_no_beats(kind: str) -> None:
     beats = np.arange(150, 4900, 420)
@@ -161,6 +169,6 @@ def test_arrhythmia_beat_by_beat(name: str, least: float) -> None:
         nearest = min(candidates, key=lambda mark: abs(beats[mark] - peak), default=None)
         if nearest is not None and abs(beats[nearest] - peak) <= 75:  # 150 ms, ANSI/AAMI EC57
             hits.add(nearest)
-    # Measured sensitivity and positive predictivity: 100 1.0/1.0, 119 1.0/0.999, 203 0.995/0.993, 208 0.994/0.992.
+    # Measured sensitivity and positive predictivity: 100 1.0/1.0, 119 1.0/0.9995, 203 0.993/0.994, 208 0.994/0.993.
     assert len(hits) / len(beats) >= least
     assert len(hits) / len(peaks) >= least
