@@ -12,10 +12,18 @@ from ecgmoe.datasets.schema import DatasetError, StudyIndex
 from ecgmoe.datasets.tables import folder_exists, join
 from ecgmoe.datasets.wfdb_folder import read_wfdb_folder
 
+_MIMIC_OPTIONS = {
+    "split_seed",
+    "split_shares",
+    "split_file",
+    "patients",
+    "potassium_window_minutes",
+    "hedged_statements",
+}
 _USED_OPTIONS = {
-    "simulated": {"split_seed", "split_shares", "potassium_window_minutes"},
-    "mimic-iv-ecg": {"split_seed", "split_shares", "potassium_window_minutes"},
-    "ptbxl": {"sampling_rate", "test_fold"},
+    "simulated": _MIMIC_OPTIONS,
+    "mimic-iv-ecg": _MIMIC_OPTIONS,
+    "ptbxl": {"sampling_rate", "test_fold", "rr_features"},
     "wfdb": {"split_seed", "split_shares", "csv"},
 }
 

@@ -10,13 +10,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgmoe.datasets.schema import DatasetError
-from ecgmoe.datasets.tables import TIME, find_table, read_csv, stream_csv
+from ecgmoe.datasets.schema import TIME, DatasetError
+from ecgmoe.datasets.tables import find_table, read_csv, stream_csv
 
 SERUM_ITEMS = (50971, 52610)
 WHOLE_BLOOD_ITEMS = (50822, 52452)
 PLAUSIBLE_MMOL = (1.5, 10.0)
 """Exclusive limits: values outside are artefacts, mostly samples drawn beside an infusion."""
+
+HYPO_BELOW_MMOL, HYPER_FROM_MMOL = 3.5, 5.5
 
 _HAEMOLYSIS = "(?i)ha?emoly"
 _COLUMNS = {
@@ -30,6 +32,15 @@ _COLUMNS = {
     "flag": pa.string(),
     "comments": pa.string(),
 }
+_LABELS = {
+    "valuenum": "potassium_mmol",
+    "itemid": "potassium_itemid",
+    "ref_range_lower": "potassium_ref_low",
+    "ref_range_upper": "potassium_ref_high",
+    "potassium_abnormal": "potassium_abnormal",
+    "potassium_abnormal_by": "potassium_abnormal_by",
+}
+"""Column of labevents, or derived from it, to label."""
 
 
 def check_items(hosp: str) -> None:
@@ -64,7 +75,8 @@ def read_potassium(labevents: str, patients: np.ndarray) -> pd.DataFrame:
         patients: subject_id values to keep.
 
     Returns:
-        patient_id, charttime, potassium_mmol, potassium_abnormal (0 or 1) and serum (else whole blood), by charttime.
+        patient_id, charttime, serum (else whole blood), potassium_mmol, potassium_itemid, potassium_ref_low and _high,
+        potassium_abnormal (0 or 1) and potassium_abnormal_by ("range" or "flag"), by charttime.
 
     Raises:
         DatasetError: the table cannot be read or lacks a column.
@@ -79,12 +91,12 @@ def read_potassium(labevents: str, patients: np.ndarray) -> pd.DataFrame:
             kept.append(rows.filter(_usable(rows)).drop_columns(["comments"]))
     empty = pa.schema([(name, kind) for name, kind in _COLUMNS.items() if name != "comments"]).empty_table()
     frame = pa.concat_tables([empty, *kept]).to_pandas()
-    frame["potassium_abnormal"] = _abnormal(frame)
+    frame["potassium_abnormal"], frame["potassium_abnormal_by"] = _abnormal(frame)
     frame["serum"] = frame["itemid"].isin(SERUM_ITEMS)
-    frame = frame.rename(columns={"subject_id": "patient_id", "valuenum": "potassium_mmol"})
+    frame = frame.rename(columns={"subject_id": "patient_id", **_LABELS})
     # The id decides between values of the same minute, so that the order of the file does not.
     frame = frame.sort_values(["charttime", "labevent_id"], kind="stable", ignore_index=True)
-    return frame[["patient_id", "charttime", "potassium_mmol", "potassium_abnormal", "serum"]]
+    return frame[["patient_id", "charttime", "serum", *_LABELS.values()]]
 
 
 def _usable(rows: pa.Table) -> pa.ChunkedArray:
@@ -93,13 +105,16 @@ def _usable(rows: pa.Table) -> pa.ChunkedArray:
     return pc.fill_null(pc.and_(pc.and_(plausible, pc.is_valid(rows["charttime"])), pc.invert(haemolysed)), False)
 
 
-def _abnormal(frame: pd.DataFrame) -> np.ndarray:
-    """Outside the row's reference range; the flag, which contradicts the value at times, only where that is open."""
+def _abnormal(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Whether a value is abnormal, and by what.
+
+    Outside the row's reference range; the flag, which contradicts the value at times, only where that is open.
+    """
     value, low, high = (frame[name].to_numpy() for name in ("valuenum", "ref_range_lower", "ref_range_upper"))
     outside = (value < low) | (value > high)
     open_range = np.isnan(low) | np.isnan(high)
     flagged = (frame["flag"] == "abnormal").to_numpy()
-    return (outside | (open_range & flagged)).astype(np.int8)
+    return (outside | (open_range & flagged)).astype(np.int8), np.where(open_range & ~outside, "flag", "range")
 
 
 def nearest_potassium(studies: pd.DataFrame, potassium: pd.DataFrame, window_minutes: float) -> pd.DataFrame:
@@ -111,8 +126,8 @@ def nearest_potassium(studies: pd.DataFrame, potassium: pd.DataFrame, window_min
         window_minutes: largest gap, either way.
 
     Returns:
-        potassium_mmol, potassium_abnormal and potassium_gap_minutes (lab minus ECG), null where there is no value, with
-        the index of `studies`.
+        The labels of `read_potassium`, potassium_hypo, potassium_hyper (0 or 1) and potassium_gap_minutes (lab minus
+        ECG), null where there is no value, with the index of `studies`.
     """
     timed = studies[["patient_id", "ecg_time"]].dropna().sort_values("ecg_time", kind="stable")
     found = []
@@ -130,5 +145,7 @@ def nearest_potassium(studies: pd.DataFrame, potassium: pd.DataFrame, window_min
         found.append(nearest.set_index(timed.index))
     chosen = found[0].where(found[0]["potassium_mmol"].notna(), found[1])
     chosen["potassium_gap_minutes"] = (chosen["charttime"] - chosen["ecg_time"]).dt.total_seconds() / 60
-    columns = ["potassium_mmol", "potassium_abnormal", "potassium_gap_minutes"]
-    return chosen[columns].astype(np.float64).reindex(studies.index)
+    known = chosen["potassium_mmol"].notna()
+    chosen["potassium_hypo"] = (chosen["potassium_mmol"] < HYPO_BELOW_MMOL).astype(float).where(known)
+    chosen["potassium_hyper"] = (chosen["potassium_mmol"] >= HYPER_FROM_MMOL).astype(float).where(known)
+    return chosen.drop(columns=["patient_id", "ecg_time", "charttime"]).reindex(studies.index)

@@ -15,11 +15,11 @@ import pyarrow as pa
 
 from ecgmoe.datasets.labs import check_items, nearest_potassium, read_potassium
 from ecgmoe.datasets.options import IndexOptions
-from ecgmoe.datasets.schema import StudyIndex
-from ecgmoe.datasets.splits import assign_splits
+from ecgmoe.datasets.schema import TIME, StudyIndex
+from ecgmoe.datasets.splits import assign_splits, given_splits, sample_patients
 from ecgmoe.datasets.tables import (
-    TIME,
     find_table,
+    join,
     need_table,
     read_csv,
     stream_csv,
@@ -27,7 +27,7 @@ from ecgmoe.datasets.tables import (
     unique_studies,
     within,
 )
-from ecgmoe.ecg.rhythm import classify_report0, classify_rhythm
+from ecgmoe.ecg.rhythm import Hedged, classify_report0, find_rhythm
 
 RR_RANGE_MS = (200.0, 3000.0)
 """Outside lie 0 and the sentinels 29999 and 65535."""
@@ -35,7 +35,7 @@ AGE_RANGE_YEARS = (18.0, 89.0)
 MAX_ANCHOR_AGE = 89
 """Every anchor age above is stored as 91, so that the age at the ECG is not known."""
 
-_MACHINE_LABELS = ("rr_label_ms", "cart_id", "report0_15", "rhythm15")
+_MACHINE_LABELS = ("rr_label_ms", "cart_id", "report0_15", "rhythm15", "rhythm15_line", "rhythm15_hedged")
 _REPORTS = tuple(f"report_{line}" for line in range(18))
 
 
@@ -48,7 +48,7 @@ def read_mimic(
         root: folder or URL with record_list.csv, machine_measurements.csv and files/.
         hosp: folder or URL with patients.csv[.gz] and, for potassium, labevents.csv[.gz]; without it age, sex and
             potassium are null.
-        options: splits and the window for potassium.
+        options: patients, splits, the window for potassium and what hedged statements mean.
         source: decides who the RR interval is from: the simulator or the ECG machine.
 
     Raises:
@@ -58,20 +58,42 @@ def read_mimic(
     columns = {"subject_id": pa.int64(), "study_id": pa.int64(), "ecg_time": TIME, "path": pa.string()}
     records = read_csv(record_list, columns).rename(columns={"subject_id": "patient_id"})
     studies, excluded = unique_studies(records, record_list)
-    studies = studies.merge(_machine_labels(need_table(root, "machine_measurements.csv")), "left", "study_id")
+    funnel = [("rows in record_list.csv", len(records)), ("with a safe path and an id of their own", len(studies))]
+    if options.patients is not None:
+        studies = studies[sample_patients(studies["patient_id"].to_numpy(), options.patients)].reset_index(drop=True)
+        funnel.append((f"of {options.patients:,} sampled patients", len(studies)))
+    machine = _machine_labels(need_table(root, "machine_measurements.csv"), options.hedged_statements)
+    studies = studies.merge(machine, "left", "study_id")
     rr_source = "simulator" if source == "simulated" else "machine"
     studies["rr_source"] = studies["rr_label_ms"].notna().map({True: rr_source})
     if hosp is not None:
         studies = _with_hospital_labels(studies, hosp, options.potassium_window_minutes)
-    studies["split"] = assign_splits(studies["patient_id"].to_numpy(), options.split_seed, options.split_shares)
-    return StudyIndex(table=study_table(studies), excluded=excluded, source=source)
+    if options.split_file is None:
+        studies["split"] = assign_splits(studies["patient_id"].to_numpy(), options.split_seed, options.split_shares)
+    else:
+        studies["split"] = given_splits(studies, options.split_file)
+    return StudyIndex(
+        table=study_table(studies),
+        excluded=excluded,
+        source=source,
+        funnel=tuple(funnel),
+        tables=_tables(root, hosp, options),
+    )
 
 
-def _machine_labels(path: str) -> pd.DataFrame:
-    """study_id, rr_label_ms, cart_id and both rhythm classes. Batch by batch: the statements are most of the table."""
+def _tables(root: str, hosp: str | None, options: IndexOptions) -> tuple[str, ...]:
+    names = [join(root, name) for name in ("record_list.csv", "machine_measurements.csv")]
+    if hosp is not None:
+        names += [join(hosp, name) for name in ("patients.csv", "labevents.csv", "d_labitems.csv")]
+    both = [file for name in names for file in (name, f"{name}.gz")]
+    return (*both, options.split_file) if options.split_file else tuple(both)
+
+
+def _machine_labels(path: str, hedged: Hedged) -> pd.DataFrame:
+    """study_id and `_MACHINE_LABELS`. Batch by batch: the statements are most of the table."""
     columns = {"study_id": pa.int64(), "cart_id": pa.int64(), "rr_interval": pa.float64()}
     batches = stream_csv(path, {**columns, **dict.fromkeys(_REPORTS, pa.string())})
-    parts = [_labels_of_batch(batch) for batch in batches]
+    parts = [_labels_of_batch(batch, hedged) for batch in batches]
     labels = pa.concat_tables(parts) if parts else pa.table({"study_id": pa.array([], pa.int64())})
     frame: pd.DataFrame = labels.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     frame["study_id"] = frame["study_id"].astype(np.int64)
@@ -80,16 +102,18 @@ def _machine_labels(path: str) -> pd.DataFrame:
     return frame
 
 
-def _labels_of_batch(batch: pa.RecordBatch) -> pa.Table:
+def _labels_of_batch(batch: pa.RecordBatch, hedged: Hedged) -> pa.Table:
     reports: Sequence[list[str | None]] = [batch[name].to_pylist() for name in _REPORTS]
-    rhythm = [classify_rhythm([line for line in lines if line]) for lines in zip(*reports, strict=True)]
+    rhythms = [find_rhythm(lines, hedged) for lines in zip(*reports, strict=True)]
     return pa.table(
         {
             "study_id": batch["study_id"],
             "rr_label_ms": batch["rr_interval"],
             "cart_id": batch["cart_id"],
             "report0_15": pa.array([classify_report0(line or "") for line in reports[0]], pa.float32()),
-            "rhythm15": pa.array(rhythm, pa.float32()),
+            "rhythm15": pa.array([rhythm.label for rhythm in rhythms], pa.float32()),
+            "rhythm15_line": pa.array([rhythm.line for rhythm in rhythms], pa.float32()),
+            "rhythm15_hedged": pa.array([None if r.line is None else float(r.hedged) for r in rhythms], pa.float32()),
         }
     )
 

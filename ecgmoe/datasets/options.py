@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ecgmoe.ecg.rhythm import Hedged
+
 
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
@@ -13,10 +15,16 @@ class IndexOptions:
     Attributes:
         split_seed: another seed gives other splits.
         split_shares: train, validation and test shares of the patients.
+        split_file: MIMIC-IV-ECG only: a CSV file with study_id or subject_id, and split; it takes the place of the drawn
+            splits, and studies that it leaves out are in none.
+        patients: MIMIC-IV-ECG only: so many patients, chosen by a hash of their ids; None takes all.
         potassium_window_minutes: largest gap between ECG and blood sample, either way.
+        hedged_statements: MIMIC-IV-ECG only: what rhythm15 makes of "possible", "probable" and the like: "use" them as
+            they are, "skip" them for the next statement, or "mask" the label that rests on one.
         sampling_rate: PTB-XL only: which of its two versions to read, 100 or 500 Hz.
         test_fold: PTB-XL only: the fold reported on; the fold before it is validation, lower ones train, and higher ones
             stay closed. 10 is its authors' split; 9 develops without opening fold 10.
+        rr_features: PTB-XL only: a feature table of PTB-XL+ (columns ecg_id and RR_Mean_Global, in ms) as the source of RR.
         csv: wfdb only: CSV file with the column path (under root, without extension), and where they are known
             patient_id, split, rr_label_ms, age_years, sex_female, potassium_mmol, potassium_abnormal, report0_15 and
             rhythm15.
@@ -24,9 +32,13 @@ class IndexOptions:
 
     split_seed: int = 0
     split_shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    split_file: str | None = None
+    patients: int | None = None
     potassium_window_minutes: float = 60.0
+    hedged_statements: Hedged = "use"
     sampling_rate: int = 500
     test_fold: int = 10
+    rr_features: str | None = None
     csv: str | None = None
 
     def __post_init__(self) -> None:
@@ -35,6 +47,8 @@ class IndexOptions:
             raise ValueError(
                 f"split_shares must be train, validation and test shares that sum to 1, train above 0, got {shares}"
             )
+        if self.patients is not None and self.patients < 1:
+            raise ValueError(f"patients must be at least 1, got {self.patients}")
         if not 0 < self.potassium_window_minutes < math.inf:
             raise ValueError(f"potassium_window_minutes must be above 0, got {self.potassium_window_minutes}")
         if not 3 <= self.test_fold <= 10:

@@ -1,6 +1,7 @@
 """PTB-XL v1.0.3. https://physionet.org/content/ptb-xl/1.0.3/
 
-It has no RR interval of its own (the detector's takes its place, rr_source "detected") and no potassium.
+It has no potassium, and no RR interval of its own: the detector's takes its place (rr_source "detected"), or that of a
+feature table of PTB-XL+ (https://physionet.org/content/ptb-xl-plus/1.0.1/, rr_source "ptb-xl+").
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import ast
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
-from ecgmoe.datasets.mimic import AGE_RANGE_YEARS
+from ecgmoe.datasets.mimic import AGE_RANGE_YEARS, RR_RANGE_MS
 from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.schema import DatasetError, StudyIndex
 from ecgmoe.datasets.tables import need_table, read_csv, study_table, unique_studies, within
@@ -25,7 +27,7 @@ def read_ptbxl(root: str, options: IndexOptions) -> StudyIndex:
 
     Args:
         root: folder or URL with ptbxl_database.csv and records500/ or records100/.
-        options: which sampling rate to read, and which fold to report on.
+        options: which sampling rate to read, which fold to report on, and where RR intervals come from.
 
     Raises:
         DatasetError: the table is missing, torn, lacks a column, or holds a fold or SCP codes that cannot be read.
@@ -54,13 +56,29 @@ def read_ptbxl(root: str, options: IndexOptions) -> StudyIndex:
         raise DatasetError(
             f"{table}: ecg_id {other['study_id']} has strat_fold {other['strat_fold']}, expected 1 to {_FOLDS}"
         )
+    funnel = [("rows in ptbxl_database.csv", len(frame)), ("with a safe path and an id of their own", len(studies))]
     closed = studies["strat_fold"] > options.test_fold
     excluded += tuple((path, f"in a fold above test_fold {options.test_fold}") for path in studies["path"][closed])
     studies = studies[~closed].reset_index(drop=True)
     before_test = options.test_fold - studies["strat_fold"]
     studies["split"] = before_test.map({0: "test", 1: "validation"}).fillna("train")
     studies["rr_source"] = "detected"
-    return StudyIndex(table=study_table(studies), excluded=excluded, source="ptbxl")
+    if options.rr_features:
+        studies["rr_label_ms"] = _rr_of_features(studies["study_id"], options.rr_features)
+        studies["rr_source"] = studies["rr_label_ms"].notna().map({True: "ptb-xl+"})
+    funnel.append((f"in the folds up to {options.test_fold}", len(studies)))
+    tables = (table, options.rr_features) if options.rr_features else (table,)
+    return StudyIndex(
+        table=study_table(studies), excluded=excluded, source="ptbxl", funnel=tuple(funnel), tables=tables
+    )
+
+
+def _rr_of_features(ecg_ids: pd.Series, path: str) -> pd.Series:
+    features = read_csv(path, {"ecg_id": pa.int64(), "RR_Mean_Global": pa.float64()}).drop_duplicates("ecg_id")
+    rr = ecg_ids.map(features.set_index("ecg_id")["RR_Mean_Global"])
+    if rr.isna().all():
+        raise DatasetError(f"{path} has an RR interval for none of the records: is it a feature table of PTB-XL+?")
+    return within(rr, *RR_RANGE_MS)
 
 
 @lru_cache(maxsize=1 << 14)

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from ecgmoe.ecg.rhythm import TAXONOMIES
+
 SPLITS = ("train", "validation", "test")
+UNUSED = "unused"
+"""Split of a study that a given split file leaves out: prepared, and in none of the three."""
+
+_CLASSES = {name: " | ".join(classes) for name, classes in TAXONOMIES.items()}
+
+TIME = pa.timestamp("s")
 
 STUDY_SCHEMA = pa.schema(
     [
@@ -18,17 +26,30 @@ STUDY_SCHEMA = pa.schema(
             "study_id", pa.int64(), nullable=False, metadata={"source": "dataset's own id, or a hash of the path"}
         ),
         pa.field("patient_id", pa.int64(), nullable=False, metadata={"use": "splits and contrastive negatives"}),
-        pa.field("path", pa.string(), nullable=False, metadata={"meaning": "record without extension, under root"}),
-        pa.field("split", pa.string(), nullable=False, metadata={"values": ",".join(SPLITS)}),
+        pa.field("path", pa.string(), nullable=False, metadata={"meaning": "record under root, see ecg/read.py"}),
+        pa.field("split", pa.string(), nullable=False, metadata={"values": ",".join((*SPLITS, UNUSED))}),
+        pa.field("ecg_time", TIME, metadata={"meaning": "by the ECG cart's clock"}),
         pa.field("rr_label_ms", pa.float32(), metadata={"unit": "ms", "range": "200..3000"}),
-        pa.field("rr_source", pa.string(), metadata={"values": "machine, simulator, user, detected"}),
-        pa.field("age_years", pa.float32(), metadata={"unit": "years", "range": "18..89"}),
-        pa.field("sex_female", pa.int8(), metadata={"values": "0 male, 1 female"}),
-        pa.field("potassium_mmol", pa.float32(), metadata={"unit": "mmol/L"}),
+        pa.field("rr_source", pa.string(), metadata={"values": "machine, simulator, user, ptb-xl+, detected"}),
+        pa.field(
+            "age_years",
+            pa.float32(),
+            metadata={"unit": "years", "range": "18..89", "mimic": "anchor_age + year of ECG - anchor_year"},
+        ),
+        pa.field("sex_female", pa.int8(), metadata={"values": "0 male, 1 female", "mimic": "patients.gender"}),
+        pa.field("potassium_mmol", pa.float32(), metadata={"unit": "mmol/L", "mimic": "labevents.valuenum"}),
         pa.field("potassium_abnormal", pa.int8(), metadata={"values": "0 within, 1 outside the reference range"}),
+        pa.field("potassium_abnormal_by", pa.string(), metadata={"values": "range, flag (where the range is open)"}),
+        pa.field("potassium_hypo", pa.int8(), metadata={"values": "1 below 3.5 mmol/L, else 0"}),
+        pa.field("potassium_hyper", pa.int8(), metadata={"values": "1 from 5.5 mmol/L, else 0"}),
         pa.field("potassium_gap_minutes", pa.float32(), metadata={"meaning": "lab time minus ECG time"}),
-        pa.field("report0_15", pa.int8(), metadata={"meaning": "class of the paper's list, ecg/rhythm.py"}),
-        pa.field("rhythm15", pa.int8(), metadata={"meaning": "clinical rhythm class, ecg/rhythm.py"}),
+        pa.field("potassium_itemid", pa.int32(), metadata={"values": "50971, 52610 serum, 50822, 52452 whole blood"}),
+        pa.field("potassium_ref_low", pa.float32(), metadata={"unit": "mmol/L", "meaning": "the row's own range"}),
+        pa.field("potassium_ref_high", pa.float32(), metadata={"unit": "mmol/L", "meaning": "the row's own range"}),
+        pa.field("report0_15", pa.int8(), metadata={"classes": _CLASSES["report0_15"], "meaning": "the paper's list"}),
+        pa.field("rhythm15", pa.int8(), metadata={"classes": _CLASSES["rhythm15"], "meaning": "clinical classes"}),
+        pa.field("rhythm15_line", pa.int8(), metadata={"meaning": "n of the statement report_n that gave rhythm15"}),
+        pa.field("rhythm15_hedged", pa.bool_(), metadata={"meaning": "that statement says possible, probable, ..."}),
         pa.field("cart_id", pa.int64(), metadata={"meaning": "ECG machine"}),
     ]
 )
@@ -46,8 +67,13 @@ class StudyIndex:
         table: rows of `STUDY_SCHEMA`, unique by study_id.
         excluded: (path, reason) of studies that the tables alone rule out (a duplicate id, an unsafe path).
         source: name of the dataset, for the manifest and the reports ("simulated", "mimic-iv-ecg", "ptbxl", "wfdb").
+        funnel: (step, studies left after it), from the dataset's own list to `table`.
+        tables: every file that was looked for, so that a change of one of them is noticed; none where the index comes
+            from listing a folder.
     """
 
     table: pa.Table
     excluded: tuple[tuple[str, str], ...]
     source: str
+    funnel: tuple[tuple[str, int], ...] = ()
+    tables: tuple[str, ...] = ()

@@ -6,8 +6,14 @@ import hashlib
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
 
-from ecgmoe.datasets.schema import SPLITS
+from ecgmoe.datasets.schema import SPLITS, UNUSED, DatasetError
+from ecgmoe.datasets.tables import column_names, read_csv
+
+_SPELLINGS = {**{split: split for split in SPLITS}, "val": "validation", "valid": "validation", "dev": "validation"}
+_KEYS = {"study_id": "study_id", "subject_id": "patient_id", "patient_id": "patient_id"}
 
 
 def assign_splits(
@@ -24,11 +30,69 @@ def assign_splits(
         (studies,) of `SPLITS`.
     """
     patients, positions = np.unique(patient_ids, return_inverse=True)
-    draws = np.fromiter((_uniform(seed, int(patient)) for patient in patients), dtype=np.float64, count=len(patients))
+    draws = np.fromiter(
+        (_uniform(str(seed), int(patient)) for patient in patients), dtype=np.float64, count=len(patients)
+    )
     drawn = np.searchsorted(np.cumsum(shares)[:2], draws, side="right")
     return np.array(SPLITS, dtype=object)[drawn][positions]
 
 
-def _uniform(seed: int, patient_id: int) -> float:
-    digest = hashlib.sha256(f"{seed}:{patient_id}".encode()).digest()
+def sample_patients(patient_ids: npt.NDArray[np.int64], number: int) -> npt.NDArray[np.bool_]:
+    """Whether each study belongs to the sample: all ECGs of the `number` patients with the lowest hashes.
+
+    A larger sample holds every smaller one, and the draw is independent of the splits.
+    """
+    patients, positions = np.unique(patient_ids, return_inverse=True)
+    draws = np.fromiter((_uniform("sample", int(patient)) for patient in patients), np.float64, len(patients))
+    chosen = np.zeros(len(patients), dtype=bool)
+    chosen[np.argsort(draws, kind="stable")[:number]] = True
+    return chosen[positions]
+
+
+def given_splits(studies: pd.DataFrame, path: str) -> pd.Series:
+    """Splits from a CSV file with the columns split and study_id or subject_id; `UNUSED` where it names none.
+
+    Args:
+        studies: with study_id and patient_id.
+        path: of the file; "val", "valid" and "dev" are taken for validation.
+
+    Raises:
+        DatasetError: a column is missing, an id or a split is not one, an id is in two splits, a patient is in two splits,
+            or the file names none of the studies.
+    """
+    keys = [name for name in column_names(path) if name in _KEYS]
+    if len(keys) != 1:
+        raise DatasetError(f"{path} needs one column study_id or subject_id beside split, it has {len(keys)} of them")
+    given = read_csv(path, {keys[0]: pa.int64(), "split": pa.string()})
+    names = given["split"].str.strip().str.lower().map(_SPELLINGS)
+    wrong = names.isna() | given[keys[0]].isna()
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        raise DatasetError(
+            f"{path}, row {row + 2}: {keys[0]} {given[keys[0]][row]} is in split {given['split'][row]!r}, expected "
+            f"{', '.join(SPLITS)}"
+        )
+    by_id = pd.DataFrame({"id": given[keys[0]].astype(np.int64), "split": names}).drop_duplicates()
+    twice = by_id["id"][by_id["id"].duplicated()]
+    if len(twice):
+        raise DatasetError(f"{path}: {keys[0]} {twice.iloc[0]} is in two splits, which would leak: keep one")
+    splits = studies[_KEYS[keys[0]]].map(by_id.set_index("id")["split"])
+    if splits.isna().all():
+        raise DatasetError(f"{path} names none of the {len(studies):,} studies: is it of this dataset?")
+    refuse_divided_patients(studies.assign(split=splits).dropna(subset="split"), path)
+    return splits.fillna(UNUSED)
+
+
+def refuse_divided_patients(studies: pd.DataFrame, table: str) -> None:
+    """Raise DatasetError where studies (patient_id, path, split) of one patient are in more than one split."""
+    splits = studies.groupby("patient_id")["split"].nunique()
+    if (splits > 1).any():
+        path = studies.loc[studies["patient_id"] == splits.idxmax(), "path"].iloc[0]
+        raise DatasetError(
+            f"{table}: the patient of {path} is in more than one split, which would leak: put all in one"
+        )
+
+
+def _uniform(draw: str, patient_id: int) -> float:
+    digest = hashlib.sha256(f"{draw}:{patient_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

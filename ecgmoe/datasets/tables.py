@@ -16,7 +16,6 @@ from ecgmoe.datasets.schema import STUDY_SCHEMA, DatasetError
 
 _BLOCK_BYTES = 16 << 20
 _UNSAFE_PATH = r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:|://|[\x00-\x1f]"
-TIME = pa.timestamp("s")
 
 
 def join(folder: str, name: str) -> str:

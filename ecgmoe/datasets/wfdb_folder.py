@@ -1,4 +1,4 @@
-"""Any folder of WFDB records, with or without a CSV file of labels."""
+"""Any folder of WFDB records or MATLAB files, with or without a CSV file of labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from ecgmoe.datasets.mimic import AGE_RANGE_YEARS, RR_RANGE_MS
 from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.schema import SPLITS, DatasetError, StudyIndex
-from ecgmoe.datasets.splits import assign_splits
+from ecgmoe.datasets.splits import assign_splits, refuse_divided_patients
 from ecgmoe.datasets.tables import column_names, read_csv, study_table, unique_studies, within
 from ecgmoe.ecg.rhythm import TAXONOMIES
 
@@ -27,7 +27,7 @@ _COLUMNS = ("path", "patient_id", "split", *_NUMBERS, *_CLASSES)
 
 
 def read_wfdb_folder(root: str, options: IndexOptions) -> StudyIndex:
-    """Index a folder: the records of the CSV file, or without one every header below root.
+    """Index a folder: the records of the CSV file, or without one every WFDB header and MATLAB file below root.
 
     study_id is the first 63 bits of the SHA-256 of the path under root. Without a patient_id each record counts as a
     patient of its own.
@@ -37,22 +37,28 @@ def read_wfdb_folder(root: str, options: IndexOptions) -> StudyIndex:
     """
     table = options.csv or root
     frame = _read_csv(options.csv) if options.csv else pd.DataFrame({"path": _record_paths(root)})
-    frame["path"] = frame["path"].str.removesuffix(".hea")
+    frame["path"] = frame["path"].str.removesuffix(".hea").str.removesuffix(".dat")
     frame["study_id"] = np.array([_hash63(path) for path in frame["path"].fillna("")], dtype=np.int64)
     frame["patient_id"] = _patient_ids(frame)
     studies, excluded = unique_studies(frame, table)
     drawn = assign_splits(studies["patient_id"].to_numpy(), options.split_seed, options.split_shares)
     studies["split"] = studies["split"].fillna(pd.Series(drawn)) if "split" in studies else drawn
-    _refuse_divided_patients(studies, table)
-    return StudyIndex(table=study_table(studies), excluded=excluded, source="wfdb")
+    refuse_divided_patients(studies, table)
+    listed = f"rows in {table.rsplit('/', 1)[-1]}" if options.csv else "files found"
+    funnel = ((listed, len(frame)), ("with a safe path and an id of their own", len(studies)))
+    return StudyIndex(table=study_table(studies), excluded=excluded, source="wfdb", funnel=funnel)
 
 
 def _record_paths(root: str) -> list[str]:
     filesystem, base = fsspec.core.url_to_fs(root)
     prefix = f"{base.rstrip('/')}/"
-    paths = sorted(path.removeprefix(prefix) for path in filesystem.find(base) if path.endswith(".hea"))
+    files = [path.removeprefix(prefix) for path in filesystem.find(base) if path.endswith((".hea", ".mat"))]
+    headers = {path.removesuffix(".hea") for path in files if path.endswith(".hea")}
+    # Beside a header a MATLAB file holds that record's signals.
+    alone = [path for path in files if path.endswith(".mat") and path.removesuffix(".mat") not in headers]
+    paths = sorted([*headers, *alone])
     if not paths:
-        raise DatasetError(f"{root} holds no WFDB header (*.hea): give the folder of the records")
+        raise DatasetError(f"{root} holds no WFDB header (*.hea) and no *.mat: give the folder of the records")
     return paths
 
 
@@ -98,15 +104,6 @@ def _patient_ids(frame: pd.DataFrame) -> pd.Series:
         ids = [None if pd.isna(value) else _hash63(value) for value in given]
     chosen = [own if value is None else value for value, own in zip(ids, frame["study_id"], strict=True)]
     return pd.Series(np.array(chosen, dtype=np.int64), index=frame.index)
-
-
-def _refuse_divided_patients(studies: pd.DataFrame, table: str) -> None:
-    splits = studies.groupby("patient_id")["split"].nunique()
-    if (splits > 1).any():
-        path = studies.loc[studies["patient_id"] == splits.idxmax(), "path"].iloc[0]
-        raise DatasetError(
-            f"{table}: the patient of {path} is in more than one split, which would leak: put all in one"
-        )
 
 
 def _hash63(text: str) -> int:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, NamedTuple
 
 _REPORT0_STATEMENTS = (
     "sinus rhythm",
@@ -142,17 +143,47 @@ _SCP_CLASSES: tuple[tuple[str, int], ...] = (
 )
 
 
-_NO_CLASS = (len(_RHYTHM_CLASSES), False)
+Hedged = Literal["use", "skip", "mask"]
+"""What to make of a statement that is not certain: as any other, pass it over, or no label where it decides."""
+
+_HEDGES = re.compile(
+    r"\b(?:possibl[ey]|probabl[ey]|likely|suspect(?:ed)?|suggest\w*|questionable|consider|cannot exclude)\b"
+)
+
+
+class Rhythm(NamedTuple):
+    """What the statements say about the rhythm.
+
+    Attributes:
+        label: index into `TAXONOMIES["rhythm15"]`, None where there is none.
+        line: which statement decided, None where none did.
+        hedged: whether that statement says possible, probable or the like.
+    """
+
+    label: int | None
+    line: int | None
+    hedged: bool
+
+
+class _Statement(NamedTuple):
+    """One statement's class, or `_NO_CLASS`. Sorting puts the class that wins first, then what is open, then certain."""
+
+    label: int
+    definite: bool
+    hedged: bool
+
+
+_NO_CLASS = _Statement(len(_RHYTHM_CLASSES), False, False)
 
 
 # A few thousand distinct statements make up the reports of a whole release.
 @lru_cache(maxsize=1 << 16)
-def _statement_class(statement: str) -> tuple[int, bool]:
-    """First class that one statement matches, and whether it is definite; the smallest pair over the lines wins."""
+def _statement_class(statement: str) -> _Statement:
     line = _normalised(statement)
     for label, rule in enumerate(_RHYTHM_RULES):
         if rule.matches(line):
-            return label, label != _FLUTTER or _FLUTTER_OR_FIBRILLATION.search(line) is None
+            definite = label != _FLUTTER or _FLUTTER_OR_FIBRILLATION.search(line) is None
+            return _Statement(label, definite, _HEDGES.search(line) is not None)
     return _NO_CLASS
 
 
@@ -177,18 +208,30 @@ def classify_report0(report_0: str) -> int | None:
     return len(_REPORT0_STATEMENTS)
 
 
-def classify_rhythm(statements: Sequence[str]) -> int | None:
-    """Clinical rhythm class over all machine statements of a record.
+def find_rhythm(statements: Sequence[str | None], hedged: Hedged = "use") -> Rhythm:
+    """Clinical rhythm class over all machine statements of a record, and where it comes from.
 
     Args:
-        statements: report_0, report_1, ... as written; blank ones are allowed.
+        statements: report_0, report_1, ... as written; blank ones are allowed and counted.
+        hedged: what to make of "possible", "probable" and the like.
 
     Returns:
-        Index into `TAXONOMIES["rhythm15"]`; None where no class matches, and where a statement leaves open whether it
-        is flutter or fibrillation.
+        The first class by priority; no label where no class matches, where a statement leaves open whether it is flutter
+        or fibrillation, and where `hedged` masks it. Of two statements of that class the certain one counts.
     """
-    label, definite = min((_statement_class(statement) for statement in statements), default=_NO_CLASS)
-    return label if definite else None
+    found = [(_statement_class(statement), line) for line, statement in enumerate(statements) if statement]
+    if hedged == "skip":
+        found = [(statement, line) for statement, line in found if not statement.hedged]
+    best, line = min(found, default=(_NO_CLASS, 0))
+    if best.label == _NO_CLASS.label:
+        return Rhythm(None, None, False)
+    usable = best.definite and not (best.hedged and hedged == "mask")
+    return Rhythm(best.label if usable else None, line, best.hedged)
+
+
+def classify_rhythm(statements: Sequence[str | None]) -> int | None:
+    """The label of `find_rhythm` alone, hedged statements as any other."""
+    return find_rhythm(statements).label
 
 
 def rhythm_from_scp(codes: Mapping[str, float]) -> int | None:

@@ -1,16 +1,22 @@
 """Read one WFDB record as a canonical record. Whatever is wrong with it is a `RecordFault` that says what.
 
-The header is looked at before `wfdb` reads anything: the declared size against the file's, the gain (which `wfdb`
-replaces where it is 0), the unit (which `wfdb` decodes as ASCII, so that a microvolt loses its mu). Format: WFDB
-header(5), https://physionet.org/physiotools/wag/header-5.htm.
+The header is looked at before `wfdb` reads anything: the declared size against the file's and against the memory, the
+gain (which `wfdb` replaces where it is 0), the unit (which `wfdb` decodes as ASCII, so that a microvolt loses its mu).
+Whatever `wfdb` would understand otherwise than this module is refused. Format: WFDB header(5),
+https://physionet.org/physiotools/wag/header-5.htm.
 """
 
 from __future__ import annotations
 
 import errno
 import math
+import os
 import re
+import shutil
+import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,15 +29,27 @@ from ecgmoe.ecg.convert import READ_S, checked_sampling_rate, lead_positions, to
 from ecgmoe.ecg.record import LEADS, UV_PER_MV, RecordFault, Signal
 
 _MAX_HEADER_BYTES = 1 << 20
+_MAX_LINE = 1000
+"""header(5) allows 255; the time of `wfdb`'s patterns grows with the square of a damaged line's length."""
+_MAX_SIGNALS = 1000
+_MAX_VALUES = 1 << 24
+"""Samples of all signals that are read at once: 134 MB as int64. Twelve leads of 10.5 s at 20 kHz are 2.5 million."""
 _DEFAULT_RATE_HZ = 250.0
 # Compressed formats (508, 516, 524) are not here: their size says nothing about the number of samples.
 _BYTES_PER_SAMPLE = {
     "8": 1.0, "16": 2.0, "24": 3.0, "32": 4.0, "61": 2.0, "80": 1.0, "160": 2.0, "212": 1.5, "310": 4 / 3, "311": 4 / 3,
 }  # fmt: skip
 _MV_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3}
-_FORMAT = re.compile(r"(?P<format>\d+)(?:x(?P<frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?$")
-_GAIN = re.compile(r"(?P<gain>[-+.\deE]+)(?:\([-+\d]+\))?(?:/(?P<unit>\S+))?$")
-_BROKEN_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG}
+# What `wfdb` reads completely: its patterns stop at other spellings of a number ("5e2", "2E2", "+5") without a word.
+_WHOLE = re.compile(r"-?\d{1,18}")
+_RATE = re.compile(r"(?P<rate>\d+\.?\d*|\.\d+)(?:/-?\d*\.?\d*)?(?:\(-?\d*\.?\d*\))?")
+_FORMAT = re.compile(r"(?P<format>\d{1,9})(?:x(?P<frame>\d{1,9}))?(?::(?P<skew>\d{1,9}))?(?:\+(?P<offset>\d{1,18}))?")
+_GAIN = re.compile(r"(?P<gain>-?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(?:\(-?\d{1,10}\))?(?:/(?P<unit>\S+))?")
+_FIELD_ENDS = re.compile(r"[ \t]+")
+_LINE_ENDS = re.compile(r"[\n\r\v\f\x1c-\x1e]+")
+_BROKEN_FILE = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
 """Errors of one file; others (no descriptors left, a lost network) would hit every record and no record's fault."""
 
 
@@ -55,14 +73,18 @@ class _Header:
     def file_names(self) -> list[str]:
         return sorted({line.file_name for line in self.signals})
 
+    def wanted_samples(self) -> int:
+        return math.ceil(READ_S * self.sampling_rate_hz)
 
-def read_wfdb(path: str) -> Signal:
+
+def read_wfdb(path: str, *, pad_short: bool = False) -> Signal:
     """Read a WFDB record.
 
     Of a longer record only the beginning is read, and its checksums, which cover the whole, are then not verified.
 
     Args:
         path: local path or fsspec URL of the record, without extension.
+        pad_short: fill a record of less than 10 s with `MISSING` at its end, instead of refusing it.
 
     Returns:
         int16 (12, 5000), microvolt; see `ecgmoe.ecg.record`.
@@ -71,29 +93,31 @@ def read_wfdb(path: str) -> Signal:
         RecordFault: the header or a signal file is missing, torn or contradicts the other; a lead is missing; or the
             record cannot be made canonical (`to_canonical`).
     """
+    if "\0" in path:
+        raise RecordFault(f"{path[:80]!r} is no path of a file")
     try:
         if "://" in path:
-            return _read_remote(path)
-        header = _parse_header(_header_bytes(Path(f"{path}.hea")))
-        return _read_local(Path(path), header)
+            return _read_remote(path, pad_short)
+        return _read_local(Path(path), pad_short)
+    except UnicodeEncodeError as error:
+        raise RecordFault(f"{path[:80]!r} is no path of a file") from error
     except OSError as error:
-        if error.errno not in _BROKEN_FILE and not isinstance(error, FileNotFoundError):
+        if error.errno not in _BROKEN_FILE and not isinstance(error, (FileNotFoundError, shutil.SpecialFileError)):
             raise
-        name = Path(error.filename or path).name
-        raise RecordFault(f"{name} cannot be read: {error.strerror or 'no such file'}") from error
+        name = _printable(Path(error.filename or path).name)
+        raise RecordFault(f"{name} cannot be read: {error.strerror or 'no such file, or a pipe'}") from error
 
 
-def _read_remote(url: str) -> Signal:
+def _read_remote(url: str, pad_short: bool) -> Signal:
     """wfdb wants local files: fetch the few kilobytes of one record."""
     filesystem, path = fsspec.core.url_to_fs(url)
-    name = path.rsplit("/", 1)[-1]
+    remote_folder, _, name = path.rpartition("/")
     with tempfile.TemporaryDirectory(prefix="ecg-") as folder:
-        local = Path(folder) / name
-        _fetch(filesystem, f"{path}.hea", local.with_name(f"{name}.hea"))
-        header = _parse_header(_header_bytes(local.with_name(f"{name}.hea")))
-        for file_name in header.file_names():
-            _fetch(filesystem, f"{path.rsplit('/', 1)[0]}/{file_name}", local.with_name(file_name))
-        return _read_local(local, header)
+        local = Path(folder)
+        _fetch(filesystem, f"{path}.hea", local / f"{name}.hea")
+        for file_name in _parse_header(_header_bytes(local / f"{name}.hea")).file_names():
+            _fetch(filesystem, f"{remote_folder}/{file_name}", local / file_name)
+        return _read_local(local / name, pad_short)
 
 
 def _fetch(filesystem: fsspec.AbstractFileSystem, remote: str, local: Path) -> None:
@@ -103,80 +127,121 @@ def _fetch(filesystem: fsspec.AbstractFileSystem, remote: str, local: Path) -> N
         raise RecordFault(f"{local.name} cannot be read: no such file") from error
 
 
+def _printable(name: str) -> str:
+    """A file name for a message: names that are not UTF-8 hold surrogates, which no report could be written with."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _size(path: Path) -> int:
+    """Bytes of a regular file. Opening a pipe would wait for its writer for ever."""
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise RecordFault(f"{_printable(path.name)} cannot be read: it is a pipe or a device, no file")
+    return status.st_size
+
+
 def _header_bytes(path: Path) -> bytes:
+    if _size(path) > _MAX_HEADER_BYTES:
+        raise RecordFault(f"{_printable(path.name)} is larger than {_MAX_HEADER_BYTES:,} bytes: it is no WFDB header")
     with path.open("rb") as file:
-        content = file.read(_MAX_HEADER_BYTES + 1)
-    if len(content) > _MAX_HEADER_BYTES:
-        raise RecordFault(f"{path.name} is larger than {_MAX_HEADER_BYTES:,} bytes: it is no WFDB header")
-    return content
+        return file.read(_MAX_HEADER_BYTES)
+
+
+def _header_lines(content: bytes) -> list[str]:
+    """All lines but comments and blank ones. They are ASCII, but for the mu of a unit."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    lines = [line for line in map(str.strip, _LINE_ENDS.split(text)) if line and not line.startswith("#")]
+    for line in lines:
+        if len(line) > _MAX_LINE:
+            raise RecordFault(f"the header holds a line of {len(line):,} characters: {line[:80]!r}...")
+        if not re.sub("[µμ]", "u", line).isascii():
+            raise RecordFault(f"the header holds a line that is not ASCII: {line[:80]!r}")
+    return lines
 
 
 def _parse_header(content: bytes) -> _Header:
     """The facts of a header that are checked before reading."""
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    lines = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if not lines or len(lines[0]) < 2:
-        raise RecordFault("the header is empty" if not lines else f"damaged record line in the header: {lines[0][0]!r}")
-    record, signals = lines[0], lines[1:]
+    lines = _header_lines(content)
+    if not lines:
+        raise RecordFault("the header is empty")
+    record = _FIELD_ENDS.split(lines[0])
+    damaged = f"damaged record line in the header: {lines[0]!r}"
     if "/" in record[0]:
         raise RecordFault("the record consists of several segments, which are not supported")
-    try:
-        n_signals, rate = (
-            int(record[1]),
-            float(re.split(r"[/(]", record[2])[0]) if len(record) > 2 else _DEFAULT_RATE_HZ,
-        )
-        n_samples = int(record[3]) if len(record) > 3 else None
-    except ValueError as error:
-        raise RecordFault(f"damaged record line in the header: {' '.join(record)!r}") from error
-    if n_signals != len(signals):
-        raise RecordFault(f"the header promises {n_signals} signals and describes {len(signals)}")
+    if len(record) < 2 or not all(_WHOLE.fullmatch(field) for field in (record[1], *record[3:4])):
+        raise RecordFault(damaged)
+    rate = _RATE.fullmatch(record[2]) if len(record) > 2 else None
+    if len(record) > 2 and rate is None:
+        raise RecordFault(f"{damaged}, sampling rate {record[2]!r}")
+    n_signals, n_samples = int(record[1]), int(record[3]) if len(record) > 3 else None
+    if n_signals != len(lines) - 1:
+        raise RecordFault(f"the header promises {n_signals} signals and describes {len(lines) - 1}")
+    if not 0 < n_signals <= _MAX_SIGNALS:
+        raise RecordFault(f"the header describes {n_signals} signals, expected 1 to {_MAX_SIGNALS}")
     if n_samples is not None and n_samples <= 0:
         raise RecordFault(f"the header promises {n_samples} samples")
-    return _Header(checked_sampling_rate(rate), n_samples, tuple(_parse_signal_line(fields) for fields in signals))
+    rate_hz = checked_sampling_rate(float(rate["rate"]) if rate else _DEFAULT_RATE_HZ)
+    return _Header(rate_hz, n_samples, tuple(_parse_signal_line(line) for line in lines[1:]))
 
 
-def _parse_signal_line(fields: list[str]) -> _SignalLine:
-    line = " ".join(fields)
-    sample_format = _FORMAT.match(fields[1]) if len(fields) > 1 else None
-    gain = _GAIN.match(fields[2]) if len(fields) > 2 else None
+def _parse_signal_line(line: str) -> _SignalLine:
+    fields = _FIELD_ENDS.split(line)
+    sample_format = _FORMAT.fullmatch(fields[1]) if len(fields) > 1 else None
     if sample_format is None:
         raise RecordFault(f"damaged signal line in the header: {line!r}")
-    if fields[0] in {"~", ".", ".."} or "/" in fields[0] or "\\" in fields[0]:
-        raise RecordFault(f"the header names the signal file {fields[0]!r}, which is not beside it")
-    try:
-        value = float(gain["gain"]) if gain else 0.0
-    except ValueError as error:
-        raise RecordFault(f"damaged gain in the header: {line!r}") from error
+    name = fields[0]
+    if name in {"~", ".", ".."} or "/" in name or "\\" in name or not name.isprintable():
+        raise RecordFault(f"the header names the signal file {name!r}, which is not beside it")
+    gain = _GAIN.fullmatch(fields[2]) if len(fields) > 2 else None
+    if len(fields) > 2 and gain is None:
+        raise RecordFault(f"damaged gain {fields[2]!r} in the header: {line!r}")
+    value = float(gain["gain"]) if gain else 0.0
     if not (math.isfinite(value) and value > 0):
         raise RecordFault(f"gain {value:g} in the header, the signal is not calibrated: {line!r}")
     frame, skew, offset = (
-        int(sample_format[name] or default) for name, default in (("frame", 1), ("skew", 0), ("offset", 0))
+        int(sample_format[part] or default) for part, default in (("frame", 1), ("skew", 0), ("offset", 0))
     )
-    unit = (gain["unit"] if gain else None) or "mV"
-    return _SignalLine(fields[0], sample_format["format"], frame, skew, offset, value, unit)
+    if frame == 0:
+        raise RecordFault(f"no samples per frame in the header: {line!r}")
+    return _SignalLine(name, sample_format["format"], frame, skew, offset, value, (gain and gain["unit"]) or "mV")
 
 
 def _check_sizes(folder: Path, header: _Header) -> None:
-    """Every signal file is there and holds what the header promises."""
-    for file_name in header.file_names():
-        size = (folder / file_name).stat().st_size
+    """Every signal file is there, holds what the header promises, and fits into memory as far as it is read."""
+    n_frames = header.n_samples
+    for file_name in dict.fromkeys(line.file_name for line in header.signals):
+        size = _size(folder / file_name)
         lines = [line for line in header.signals if line.file_name == file_name]
         width = _BYTES_PER_SAMPLE.get(lines[0].sample_format)
-        if header.n_samples is None or width is None:
+        if width is None:
             continue
-        promised = lines[0].byte_offset + int(header.n_samples * sum(line.samples_per_frame for line in lines) * width)
+        frame_bytes = sum(line.samples_per_frame for line in lines) * width
+        if n_frames is None:  # then wfdb, too, takes it from the first file
+            n_frames = math.ceil(size / frame_bytes)
+        promised = lines[0].byte_offset + math.floor((header.n_samples or 0) * frame_bytes)
         if size < promised:
             raise RecordFault(f"{file_name} is torn: it has {size:,} bytes, the header promises {promised:,}")
+    if header.n_samples is not None:
+        n_frames = min(header.n_samples, header.wanted_samples())
+    longest = (n_frames or 0) + max(line.skew for line in header.signals)
+    values = longest * sum(line.samples_per_frame for line in header.signals)
+    if values > _MAX_VALUES:
+        raise RecordFault(f"{values:,} samples would have to be read at once, the limit is {_MAX_VALUES:,}")
 
 
-def _read_local(path: Path, header: _Header) -> Signal:
+def _read_local(path: Path, pad_short: bool) -> Signal:
+    if "::" in str(path.absolute()):
+        raise RecordFault(f"{_printable(str(path))} cannot be read: '::' in a path stands for chained file systems")
+    header = _parse_header(_header_bytes(Path(f"{path}.hea")))
     _check_sizes(path.parent, header)
-    whole = header.n_samples is None or header.n_samples <= READ_S * header.sampling_rate_hz
-    end = None if whole else math.ceil(READ_S * header.sampling_rate_hz)
-    record = _wfdb_record(str(path), end)
+    end = header.wanted_samples()
+    whole = header.n_samples is None or header.n_samples <= end
+    record = _wfdb_record(str(path), None if whole else end)
     positions = lead_positions(record.sig_name)
     factors = [
         _mv_per_unit(header.signals[position].unit, lead) for position, lead in zip(positions, LEADS, strict=True)
@@ -188,18 +253,26 @@ def _read_local(path: Path, header: _Header) -> Signal:
     if _is_scaled_to_unit_range(digital[:, positions], gains):
         signal_mv = digital[:, positions] / UV_PER_MV
     else:
-        record.dac(inplace=True)
+        with _wfdb_faults(), np.errstate(over="ignore"):  # infinite values are refused later on
+            record.dac(inplace=True)
         signal_mv = record.p_signal[:, positions] * np.array(factors)
-    return to_canonical(signal_mv, header.sampling_rate_hz, LEADS)
+    return to_canonical(signal_mv, header.sampling_rate_hz, LEADS, pad_short=pad_short)
+
+
+@contextmanager
+def _wfdb_faults() -> Iterator[None]:
+    """wfdb lets any error of its parsing through."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise RecordFault(f"wfdb cannot read the record: {error} ({type(error).__name__})") from error
 
 
 def _wfdb_record(path: str, end: int | None) -> wfdb.Record:
-    try:
+    with _wfdb_faults():
         record = wfdb.rdrecord(path, sampto=end, physical=False)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # wfdb lets any error of its parsing through
-        raise RecordFault(f"wfdb cannot read the record: {error} ({type(error).__name__})") from error
     if record.d_signal is None or not all(record.sig_name):
         raise RecordFault("the header does not name every lead")
     return record

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import torch
 
 from ecgmoe.datasets.index import build_index
-from ecgmoe.ecg.beats import detect_r_peaks
-from ecgmoe.ecg.quality import QualityPolicy, assess
+from ecgmoe.ecg.quality_policy import QualityPolicy
+from ecgmoe.ecg.read import read_usable
+from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import N_LEADS, N_SAMPLES, RecordFault
-from ecgmoe.ecg.wfdb_file import read_wfdb
 from ecgmoe.evaluation.predictions import prediction_columns
 from ecgmoe.inference.predictor import Predictor, check_model
 from ecgmoe.model.batch import ECGBatch, pad_r_peaks
@@ -28,8 +28,8 @@ REASON = "reason"
 class PredictFiles:
     """An actor: reads a block of records (column path) and predicts those that can be used."""
 
-    def __init__(self, root: str, model: str, policy: QualityPolicy) -> None:
-        self.root, self.policy, self.predictor = root.rstrip("/"), policy, Predictor(model)
+    def __init__(self, root: str, model: str, policy: QualityPolicy, reader: ReaderOptions) -> None:
+        self.root, self.policy, self.reader, self.predictor = root.rstrip("/"), policy, reader, Predictor(model)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         signals: list[torch.Tensor] = []
@@ -37,14 +37,12 @@ class PredictFiles:
         reasons: list[str | None] = []
         for path in block["path"].to_pylist():
             try:
-                signal = read_wfdb(f"{self.root}/{path}")
-                if reason := self.policy.reason_to_exclude(assess(signal)):
-                    raise RecordFault(reason)
+                record = read_usable(f"{self.root}/{path}", self.reader, self.policy)
             except RecordFault as fault:
                 reasons.append(str(fault))
                 continue
-            signals.append(torch.from_numpy(signal))
-            peaks.append(torch.from_numpy(detect_r_peaks(signal)))
+            signals.append(torch.from_numpy(record.signal))
+            peaks.append(torch.from_numpy(record.r_peaks))
             reasons.append(None)
         return with_reasons(block["path"], reasons, self.predict(signals, peaks))
 
@@ -71,13 +69,16 @@ def with_reasons(paths: pa.ChunkedArray, reasons: list[str | None], predicted: p
     )
 
 
-def predict_files(model: str, source: str, policy: QualityPolicy | None = None) -> pa.Table:
-    """Predict every WFDB record of a folder, or one record.
+def predict_files(
+    model: str, source: str, policy: QualityPolicy | None = None, reader: ReaderOptions | None = None
+) -> pa.Table:
+    """Predict every recording of a folder, or one recording.
 
     Args:
         model: model folder.
         source: a folder (searched with its subfolders), or a record with or without its extension.
         policy: which records are not predicted but listed with a reason.
+        reader: what recordings may leave open.
 
     Returns:
         One row per record, ordered by path; bad records have nulls and a reason.
@@ -90,8 +91,9 @@ def predict_files(model: str, source: str, policy: QualityPolicy | None = None) 
     none: tuple[tuple[str, str], ...] = ()
     path = Path(source)
     header = path.with_suffix(".hea") if path.suffix in (".hea", ".dat", ".mat") else Path(f"{source}.hea")
-    if "://" not in source and not path.is_dir() and header.is_file():
-        root, paths, excluded = str(header.parent), [header.stem], none
+    alone = path.suffix == ".mat" and not header.is_file()
+    if "://" not in source and not path.is_dir() and (header.is_file() or (alone and path.is_file())):
+        root, paths, excluded = str(header.parent), [path.name if alone else header.stem], none
     else:
         index = build_index("wfdb", source)
         root, paths, excluded = source, index.table["path"].to_pylist(), index.excluded
@@ -101,7 +103,12 @@ def predict_files(model: str, source: str, policy: QualityPolicy | None = None) 
             "predict",
             blocks,
             PredictFiles,
-            fn_constructor_kwargs={"root": Store(root).root, "model": model, "policy": policy or QualityPolicy()},
+            fn_constructor_kwargs={
+                "root": Store(root).root,
+                "model": model,
+                "policy": policy or QualityPolicy(),
+                "reader": reader or ReaderOptions(),
+            },
             **actors(len(blocks)),
         )
     )
@@ -111,7 +118,9 @@ def predict_files(model: str, source: str, policy: QualityPolicy | None = None) 
     return pa.concat_tables(tables, promote_options="default").sort_by("path")
 
 
-def write_predictions(model: str, source: str, out: str, policy: QualityPolicy | None = None) -> tuple[int, int]:
+def write_predictions(
+    model: str, source: str, out: str, policy: QualityPolicy | None = None, reader: ReaderOptions | None = None
+) -> tuple[int, int]:
     """Predict `source` into a Parquet file that appears when it is whole.
 
     Returns:
@@ -122,7 +131,7 @@ def write_predictions(model: str, source: str, out: str, policy: QualityPolicy |
     """
     if not out.endswith(".parquet"):
         raise ValueError(f"--out {out}: the predictions are a Parquet file, give a name that ends in .parquet")
-    table = predict_files(model, source, policy)
+    table = predict_files(model, source, policy, reader)
     folder, _, name = out.rpartition("/")
     with Store(folder or ".").writing(name) as file:
         pq.write_table(table, file, compression="zstd")

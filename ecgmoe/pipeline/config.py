@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ecgmoe.config_tools import require
 from ecgmoe.datasets.options import IndexOptions
-from ecgmoe.ecg.quality import QualityPolicy
+from ecgmoe.ecg.quality_policy import QualityPolicy
+from ecgmoe.ecg.reader_options import ReaderOptions
 
 ROW_GROUP_ROWS = 32
 """Rows per row group: records lie in the order of a hash of study_id, so a row group is a random sample of the data."""
@@ -20,12 +22,14 @@ class PrepareConfig:
     """What prepare makes of a dataset.
 
     Attributes:
-        quality: which records are excluded.
+        quality: which records are excluded, and which leads are masked.
+        reader: what recordings may leave open.
         index: labels and splits; a change rewrites labels.parquet alone.
         shard_rows: records per shard; None takes 1/16 of the dataset, between 32 and 2,048 (about 110 MB).
     """
 
     quality: QualityPolicy = field(default_factory=QualityPolicy)
+    reader: ReaderOptions = field(default_factory=ReaderOptions)
     index: IndexOptions = field(default_factory=IndexOptions)
     shard_rows: int | None = None
 
@@ -33,6 +37,14 @@ class PrepareConfig:
         require(
             self.shard_rows is None or self.shard_rows >= 1, f"shard_rows must be at least 1, got {self.shard_rows}"
         )
+
+
+def paper() -> PrepareConfig:
+    """The paper's protocol: 10,000 patients of MIMIC-IV-ECG (section 4; which ones, it does not say)."""
+    return PrepareConfig(index=IndexOptions(patients=10_000))
+
+
+PRESETS: dict[str, Callable[[], PrepareConfig]] = {"default": PrepareConfig, "paper": paper}
 
 
 @dataclass(frozen=True, kw_only=True)

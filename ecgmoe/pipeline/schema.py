@@ -4,7 +4,10 @@ DIR/records/shard-00000.parquet                  what the waveform determines, R
 DIR/features/<backbone>-<digest>/shard-00000...  pooled features, same rows and row groups as records/
 DIR/labels.parquet                               the only source of labels, patients and splits, LABEL_SCHEMA
 DIR/exclusions.parquet                           EXCLUSION_SCHEMA
-DIR/manifest.json                                schema version, configuration, digests, counts
+DIR/card.html, DIR/card.json                     what is in it: funnel, labels, distributions, examples
+DIR/plan.json                                    what decides the shards' content; written first
+DIR/manifest.json                                schema version, configuration, digests, counts; written last
+DIR/inputs.json                                  size and time of the tables read, so that a finished stage is skipped
 """
 
 from __future__ import annotations
@@ -16,8 +19,15 @@ import pyarrow as pa
 from ecgmoe.datasets.schema import STUDY_SCHEMA
 from ecgmoe.ecg.record import LEADS, MISSING, N_LEADS, N_SAMPLES, SAMPLING_RATE_HZ, Signal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SIGNAL_BYTES = N_LEADS * N_SAMPLES * 2
+
+
+def _lead_mask(name: str, meaning: str) -> pa.Field:
+    return pa.field(
+        f"quality_{name}_leads", pa.uint16(), nullable=False, metadata={"meaning": f"bit i: lead i {meaning}"}
+    )
+
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -37,9 +47,16 @@ RECORD_SCHEMA = pa.schema(
         ),
         pa.field("r_peaks", pa.list_(pa.int32()), nullable=False, metadata={"unit": "samples at 500 Hz"}),
         pa.field("rr_ms", pa.float32(), metadata={"unit": "ms", "meaning": "median R-R of the detected peaks"}),
-        pa.field("quality_missing_share", pa.float32(), nullable=False),
-        pa.field("quality_flat_leads", pa.uint16(), nullable=False, metadata={"meaning": "bit i: lead i is flat"}),
+        pa.field("quality_missing_share", pa.float32(), nullable=False, metadata={"meaning": "of all samples"}),
+        pa.field("quality_padded_samples", pa.int32(), nullable=False, metadata={"meaning": "filled in at the end"}),
+        _lead_mask("flat", "constant or wholly missing"),
+        _lead_mask("zero", "constant at 0"),
+        _lead_mask("clipped", "rests at its extreme for 16 ms or more"),
+        _lead_mask("lead_off", "constant for 1 s or more"),
+        _lead_mask("noisy", "above the policy's max_noise_uv"),
+        _lead_mask("masked", "stored as missing because of the policy"),
         pa.field("quality_amplitude_mv", pa.float32(), nullable=False, metadata={"meaning": "largest |sample|"}),
+        pa.field("quality_noise_uv", pa.float32(), nullable=False, metadata={"meaning": "median over the leads"}),
         pa.field("quality_einthoven_uv", pa.float32(), metadata={"meaning": "median |I + III - II|"}),
         pa.field("quality_few_beats", pa.bool_(), nullable=False, metadata={"meaning": "fewer than three R peaks"}),
     ]
@@ -55,7 +72,11 @@ LABEL_SCHEMA = pa.schema(
 )
 
 EXCLUSION_SCHEMA = pa.schema(
-    [pa.field("path", pa.string(), nullable=False), pa.field("reason", pa.string(), nullable=False)]
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False, metadata={"values": "index, read, quality"}),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
 )
 
 

@@ -139,6 +139,12 @@ class Store:
                 digest.update(block)
         return digest.hexdigest()
 
+    def remove_partial(self) -> None:
+        """Delete what writers that were killed left in this folder. Nobody may be writing there."""
+        if self.local and self.exists():
+            for path in Path(self.root).glob(".*.????????????????????????????????"):
+                path.unlink(missing_ok=True)
+
     def remove(self, name: str) -> None:
         """Delete a file or a folder; nothing happens where there is none."""
         if self.exists(name):
@@ -156,6 +162,17 @@ def _explained(error: OSError, path: str) -> OSError:
     if error.errno not in remedies or isinstance(error, StorageError):
         return error
     return StorageError(f"cannot write {path}: {remedies[error.errno]}")
+
+
+def file_stamp(path: str) -> list[Any] | None:
+    """Size and time (or entity tag) of a file, None where there is none: whether a table has changed since."""
+    filesystem, inner = fsspec.core.url_to_fs(path)
+    try:
+        info = filesystem.info(inner)
+    except FileNotFoundError:
+        return None
+    times = (info.get(name) for name in ("mtime", "ETag", "etag", "LastModified", "updated", "created"))
+    return [info["size"], str(next((time for time in times if time is not None), ""))]
 
 
 def digest_of(value: Any) -> str:

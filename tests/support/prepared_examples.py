@@ -7,7 +7,8 @@ from pathlib import Path
 from ecgmoe.datasets.index import build_index
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.pipeline.config import PrepareConfig
-from ecgmoe.pipeline.prepare import PrepareShard, finish, refuse_other_plan, shard_plan
+from ecgmoe.pipeline.prepare import finish, refuse_other_plan, shard_plan
+from ecgmoe.pipeline.record_shard import PrepareShard
 from ecgmoe.pipeline.store import Store, digest_of
 
 
@@ -18,7 +19,7 @@ def prepare_here(root: Path, out: Path, config: PrepareConfig | None = None) -> 
     shards, plan = shard_plan(index, config)
     store = Store(out)
     refuse_other_plan(store, plan)
-    write = PrepareShard(str(root), store.root, config.quality, digest_of(plan))
+    write = PrepareShard(str(root), store.root, config.quality, config.reader, digest_of(plan))
     for shard in shards:
         write(shard)
     finish(store, index, plan, config, len(shards))

@@ -6,6 +6,7 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from ecgmoe.datasets.index import build_index
@@ -186,6 +187,104 @@ def test_potassium(tmp_path: Path, labs: list[dict[str, Any]], expected: tuple[f
     row = index_rows(tmp_path, hosp=str(tmp_path / "hosp"))[0]
     found = (row["potassium_mmol"], row["potassium_abnormal"], row["potassium_gap_minutes"])
     assert found == (pytest.approx(expected) if expected else (None, None, None))
+
+
+@pytest.mark.parametrize(
+    ("labs", "expected"),
+    [
+        ([lab("09:00:00", 5.6)], (50971, 3.3, 5.1, "range", 0, 1)),
+        ([lab("09:00:00", 3.4, 52452)], (52452, 3.3, 5.1, "range", 1, 0)),
+        ([lab("09:00:00", 4.0, ref_range_upper="", flag="abnormal")], (50971, 3.3, None, "flag", 0, 0)),
+        ([lab("09:00:00", 3.0, ref_range_upper="", flag="abnormal")], (50971, 3.3, None, "range", 1, 0)),
+        ([], (None, None, None, None, None, None)),
+    ],
+)
+def test_where_a_potassium_label_comes_from(tmp_path: Path, labs: list[dict[str, Any]], expected: tuple[Any]) -> None:
+    write_ecgs(tmp_path, [{"study_id": 41}])
+    write_hosp(
+        tmp_path / "hosp", [{"subject_id": 10000001, "gender": "F", "anchor_age": 60, "anchor_year": 2180}], labs
+    )
+    row = index_rows(tmp_path, hosp=str(tmp_path / "hosp"))[0]
+    names = ("itemid", "ref_low", "ref_high", "abnormal_by", "hypo", "hyper")
+    found = [row[f"potassium_{name}"] for name in names]
+    assert [round(value, 4) if isinstance(value, float) else value for value in found] == list(expected)
+
+
+def test_the_line_that_gave_the_rhythm(tmp_path: Path) -> None:
+    write_ecgs(tmp_path, [{"study_id": 41, "reports": ["Sinus rhythm", "", "Ventricular pacing"]}])
+    row = index_rows(tmp_path)[0]
+    assert (row["rhythm15"], row["rhythm15_line"], row["rhythm15_hedged"]) == (0, 2, False)
+    assert row["ecg_time"].isoformat() == "2180-07-23T08:44:00"
+
+
+@pytest.mark.parametrize(
+    ("hedged", "expected"), [("use", (7, 0, True)), ("skip", (14, 1, False)), ("mask", (None, 0, True))]
+)
+def test_hedged_statements_are_an_option(tmp_path: Path, hedged: Any, expected: tuple[int | None, int, bool]) -> None:
+    write_ecgs(tmp_path, [{"study_id": 41, "reports": ["Possible ectopic atrial rhythm", "Sinus rhythm"]}])
+    row = index_rows(tmp_path, options=IndexOptions(hedged_statements=hedged))[0]
+    assert (row["rhythm15"], row["rhythm15_line"], row["rhythm15_hedged"]) == expected
+
+
+def test_all_labels_are_given_again_from_another_place(tmp_path: Path) -> None:
+    """Gzipped and in an object store, the tables give the index that the plain files on the disk gave."""
+    write_ecgs(tmp_path, [{"study_id": 41}, {"study_id": 42, "subject_id": 10000002}])
+    patient = {"subject_id": 10000001, "gender": "F", "anchor_age": 60, "anchor_year": 2180}
+    write_hosp(tmp_path / "hosp", [patient], [lab("09:00:00", 5.6)])
+    expected = build_index("mimic-iv-ecg", str(tmp_path), str(tmp_path / "hosp")).table
+    store = fsspec.filesystem("memory")
+    for path in [*tmp_path.glob("*.csv"), *(tmp_path / "hosp").glob("*.csv*")]:
+        content = path.read_bytes()
+        packed = content if path.suffix == ".gz" else gzip.compress(content)
+        store.pipe(f"/mimic/{path.relative_to(tmp_path)}".removesuffix(".gz") + ".gz", packed)
+    assert build_index("mimic-iv-ecg", "memory://mimic", "memory://mimic/hosp").table.equals(expected)
+
+
+@pytest.mark.parametrize("key", ["study_id", "subject_id"])
+def test_a_given_split_file_takes_the_place_of_the_draw(tmp_path: Path, key: str) -> None:
+    write_ecgs(tmp_path, [{"study_id": 40 + i, "subject_id": i} for i in range(1, 5)])
+    rows = [(1, "test"), (2, "val"), (4, " Train ")]
+    given = "\n".join(f"{40 + i if key == 'study_id' else i},{split}" for i, split in rows)
+    (tmp_path / "splits.csv").write_text(f"{key},split\n{given}\n")
+    options = IndexOptions(split_file=str(tmp_path / "splits.csv"))
+    splits = [row["split"] for row in index_rows(tmp_path, options=options)]
+    assert splits == ["test", "validation", "unused", "train"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study_id,split\n41,testing\n", "row 2: study_id 41 is in split 'testing', expected train, validation, test"),
+        ("study_id,split\n41,\n", "row 2"),
+        ("study_id,split\n,test\n", "row 2"),
+        ("study_id,split\n41,test\n41,train\n", "study_id 41 is in two splits, which would leak"),
+        ("study_id,split\n41,test\n42,train\n", "the patient of .* is in more than one split, which would leak"),
+        ("study_id,split\n7,test\n", "names none of the 2 studies"),
+        ("study_id,subject_id,split\n41,1,test\n", "needs one column study_id or subject_id beside split, it has 2"),
+        ("path,split\n41,test\n", "it has 0"),
+        ("study_id,part\n41,test\n", "has no column 'split'"),
+        ("", "is empty"),
+    ],
+)
+def test_split_files_that_cannot_be_meant_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    write_ecgs(tmp_path, [{"study_id": 41}, {"study_id": 42}])
+    (tmp_path / "splits.csv").write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        index_rows(tmp_path, options=IndexOptions(split_file=str(tmp_path / "splits.csv")))
+
+
+def test_a_sample_of_patients_keeps_all_their_ecgs(tmp_path: Path) -> None:
+    write_ecgs(tmp_path, [{"study_id": 1000 + i, "subject_id": i // 3} for i in range(90)])
+    few = index_rows(tmp_path, options=IndexOptions(patients=7))
+    more = index_rows(tmp_path, options=IndexOptions(patients=20))
+    assert len(few) == 21
+    assert len({row["patient_id"] for row in few}) == 7
+    assert {row["study_id"] for row in few} < {row["study_id"] for row in more}
+    assert len(index_rows(tmp_path, options=IndexOptions(patients=1000))) == 90
+    whole = {row["study_id"]: row["split"] for row in index_rows(tmp_path)}
+    assert all(whole[row["study_id"]] == row["split"] for row in few), "the sample moved patients between splits"
+    funnel = build_index("mimic-iv-ecg", str(tmp_path), options=IndexOptions(patients=7)).funnel
+    assert funnel[-1] == ("of 7 sampled patients", 21)
 
 
 def test_the_potassium_window_is_an_option(tmp_path: Path) -> None:

@@ -54,6 +54,17 @@ def test_a_lower_test_fold_keeps_the_higher_ones_closed(tmp_path: Path) -> None:
     )
 
 
+def test_rr_intervals_of_ptbxl_plus(tmp_path: Path) -> None:
+    features = tmp_path / "features.csv"
+    features.write_text("ecg_id,RR_Mean_Global,RR_StdDev_Global\n1,812.5,3\n2,99999,1\n9,700,1\n")
+    rows = build_index("ptbxl", write(tmp_path), options=IndexOptions(rr_features=str(features))).table.to_pylist()
+    assert [row["rr_label_ms"] for row in rows] == [812.5, None, None, None]
+    assert [row["rr_source"] for row in rows] == ["ptb-xl+", None, None, None]
+    features.write_text("ecg_id,RR_Mean_Global\n77,812.5\n")
+    with pytest.raises(DatasetError, match=r"for none of the records: is it a feature table of PTB-XL\+"):
+        build_index("ptbxl", write(tmp_path), options=IndexOptions(rr_features=str(features)))
+
+
 def test_the_100_hz_version(tmp_path: Path) -> None:
     index = build_index("ptbxl", write(tmp_path), options=IndexOptions(sampling_rate=100))
     assert index.table["path"].to_pylist()[0] == "records100/1_lr"

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ecgmoe.ecg.quality import QualityPolicy
+from ecgmoe.ecg.quality_policy import QualityPolicy
+from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import LEADS
 from ecgmoe.inference.predict_files import REASON, PredictFiles, write_predictions
 from model_examples import saved_model
@@ -56,7 +57,7 @@ NAMES = ["good0", "missing", "good1", "torn", "good2", "short_of_a_lead", "good3
 
 def test_bad_records_have_reasons_and_good_ones_do_not_notice(tmp_path: Path, records: Path) -> None:
     saved_model(tmp_path / "model")
-    predict = PredictFiles(str(records), str(tmp_path / "model"), QualityPolicy())
+    predict = PredictFiles(str(records), str(tmp_path / "model"), QualityPolicy(), ReaderOptions())
     rows = {row["path"]: row for row in predict(pa.table({"path": NAMES})).to_pylist()}
     assert list(rows) == NAMES
     for name in NAMES:
@@ -73,7 +74,7 @@ def test_bad_records_have_reasons_and_good_ones_do_not_notice(tmp_path: Path, re
 
 def test_a_block_of_bad_records_alone_has_the_same_columns(tmp_path: Path, records: Path) -> None:
     saved_model(tmp_path / "model")
-    predict = PredictFiles(str(records), str(tmp_path / "model"), QualityPolicy())
+    predict = PredictFiles(str(records), str(tmp_path / "model"), QualityPolicy(), ReaderOptions())
     bad, good = predict(pa.table({"path": ["torn", "no_signal"]})), predict(pa.table({"path": ["good0"]}))
     assert bad.schema == good.schema
     assert bad["age_years"].null_count == 2

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.schema import DatasetError
-from ecgmoe.ecg.quality import QualityPolicy
+from ecgmoe.ecg.quality_policy import QualityPolicy
+from ecgmoe.ecg.record import MISSING
+from ecgmoe.ecg.rhythm import TAXONOMIES
 from ecgmoe.ecg.simulate import TRUTH
 from ecgmoe.pipeline.config import PrepareConfig
 from ecgmoe.pipeline.prepared import PreparedData, row_groups, split_group, split_rows
@@ -85,8 +89,8 @@ def test_a_lost_shard_comes_back_with_the_same_bytes(folder: Path) -> None:
 
 def test_another_quality_policy_is_refused_and_nothing_changes(folder: Path) -> None:
     before = content(folder / "data")
-    with pytest.raises(ValueError, match=r"quality\.max_flat_leads: 3 -> 0"):
-        prepare_here(folder / "raw", folder / "data", PrepareConfig(quality=QualityPolicy(max_flat_leads=0)))
+    with pytest.raises(ValueError, match=r"quality\.max_unusable_leads: 3 -> 0"):
+        prepare_here(folder / "raw", folder / "data", PrepareConfig(quality=QualityPolicy(max_unusable_leads=0)))
     assert content(folder / "data") == before
 
 
@@ -96,7 +100,51 @@ def test_other_labels_leave_the_records_alone(folder: Path, tmp_path: Path) -> N
     prepare_here(folder / "raw", tmp_path / "data", PrepareConfig(index=IndexOptions(split_seed=5)))
     after = content(tmp_path / "data")
     changed = {name for name in after if after[name] != before[name]}
-    assert changed == {"labels.parquet", "manifest.json"}
+    assert changed == {"labels.parquet", "manifest.json", "card.json", "card.html"}
+
+
+def test_masked_leads_are_stored_as_missing(folder: Path, tmp_path: Path) -> None:
+    prepare_here(folder / "raw", tmp_path / "data", PrepareConfig(quality=QualityPolicy(missing="mask")))
+    shards = [pq.read_table(path) for path in sorted((tmp_path / "data" / "records").iterdir())]
+    masks = [(table["quality_masked_leads"].to_numpy(), signals_of(table["signal"])) for table in shards]
+    masked = [(mask, signal) for rows, signals in masks for mask, signal in zip(rows, signals, strict=True) if mask]
+    assert masked, "the simulated set holds records with missing samples in few leads"
+    for mask, signal in masked:
+        missing = (signal == MISSING).all(axis=1)
+        assert int(missing @ (1 << np.arange(12))) == mask
+
+
+def test_the_card_counts_what_the_tables_hold(folder: Path) -> None:
+    data = folder / "data"
+    card, labels = json.loads((data / "card.json").read_text()), pq.read_table(data / "labels.parquet")
+    excluded = pq.read_table(data / "exclusions.parquet").to_pylist()
+    assert card["simulated"] is True
+    steps = [step["studies"] for step in card["funnel"]]
+    assert (steps[0], steps[-1]) == (240, len(labels))
+    assert sum(row["studies"] for row in card["exclusions"]) == len(excluded) == 240 - len(labels)
+    train = labels.filter(pc.equal(labels["split"], "train"))
+    assert card["splits"]["train"]["records"] == len(train)
+    assert card["splits"]["train"]["potassium_abnormal"] == len(train) - train["potassium_abnormal"].null_count
+    counts = card["classes"]["rhythm15"]
+    assert sum(sum(split) for split in counts.values()) == len(labels) - labels["rhythm15"].null_count
+    assert card["class_names"]["rhythm15"][14] == "sinus rhythm"
+    ages = labels["age_years"].drop_null().to_numpy()
+    assert card["distributions"]["age_years"]["quantiles"]["0.5"] == pytest.approx(np.median(ages))
+    assert sum(card["distributions"]["age_years"]["histogram"]["counts"]) == len(ages)
+
+
+def test_the_page_says_simulated_and_needs_nothing_else(folder: Path) -> None:
+    page = (folder / "data" / "card.html").read_text()
+    assert "Simulated data: no record is a real ECG" in page
+    assert page.count("data:image/png;base64,") == 5  # the distributions and four examples
+    assert "src=" not in page.replace('src="data:', "")
+    assert "href=" not in page
+
+
+def test_class_names_are_in_the_schema(folder: Path) -> None:
+    schema = pq.read_schema(folder / "data" / "labels.parquet")
+    for taxonomy in ("rhythm15", "report0_15"):
+        assert schema.field(taxonomy).metadata[b"classes"].decode().split(" | ") == list(TAXONOMIES[taxonomy])
 
 
 def test_a_dataset_without_a_usable_record_says_why(folder: Path, tmp_path: Path) -> None:

@@ -76,3 +76,13 @@ def test_an_object_store_works_alike() -> None:
 def test_digests_do_not_depend_on_the_order_of_keys() -> None:
     assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
     assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_text("whole.txt", "x")
+    (tmp_path / ".whole.txt.0123456789abcdef0123456789abcdef").write_text("half")
+    (tmp_path / ".keep").write_text("mine")
+    store.remove_partial()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".keep", "whole.txt"]
+    (store / "absent").remove_partial()

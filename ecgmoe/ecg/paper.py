@@ -1,0 +1,74 @@
+"""A 12-lead ECG drawn on ECG paper: 25 mm/s, 10 mm/mV, three rows of four leads and lead II as rhythm strip."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ecgmoe.ecg.record import DURATION_S, LEADS, MISSING, SAMPLING_RATE_HZ, UV_PER_MV, Signal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ROWS: tuple[tuple[str, ...], ...] = (
+    ("I", "aVR", "V1", "V4"),
+    ("II", "aVL", "V2", "V5"),
+    ("III", "aVF", "V3", "V6"),
+    ("II",),
+)
+MM_PER_S, MM_PER_MV = 25, 10
+ROW_MM = 30
+MARGIN_MM = 5
+_GRID = ((1, "#f6d5d5", 0.3), (5, "#e8a5a5", 0.5))
+"""Millimetres between the lines, their colour and width."""
+_CALIBRATION_MM = 8
+
+
+def draw_ecg(axes: Axes, signal: Signal, r_peaks: Sequence[int] = (), title: str = "") -> None:
+    """Draw a canonical record into matplotlib axes, to scale where the axes keep their aspect.
+
+    Args:
+        axes: to draw in.
+        signal: int16 (12, 5000), microvolt; missing samples are gaps.
+        r_peaks: samples; marked under the rhythm strip.
+        title: above the paper.
+    """
+    width, height = _CALIBRATION_MM + DURATION_S * MM_PER_S + 2 * MARGIN_MM, len(ROWS) * ROW_MM + 2 * MARGIN_MM
+    for step, colour, line in _GRID:
+        axes.vlines(np.arange(0, width + 1, step), 0, height, colors=colour, linewidths=line, zorder=0)
+        axes.hlines(np.arange(0, height + 1, step), 0, width, colors=colour, linewidths=line, zorder=0)
+    start = MARGIN_MM + _CALIBRATION_MM
+    for row, leads in enumerate(ROWS):
+        baseline = height - MARGIN_MM - (row + 0.5) * ROW_MM
+        # The calibration pulse: 1 mV for 200 ms.
+        pulse = MARGIN_MM + np.array([0, 1, 1, 6, 6, 7])
+        axes.plot(pulse, baseline + MM_PER_MV * np.array([0, 0, 1, 1, 0, 0]), color="black", linewidth=0.6)
+        columns = np.array_split(np.arange(signal.shape[1]), len(leads))
+        for lead, samples in zip(leads, columns, strict=True):
+            microvolt = signal[LEADS.index(lead)].astype(np.float64)
+            microvolt[microvolt == MISSING] = np.nan
+            # Around its own median, so that a drifting baseline stays in its row.
+            level = np.nanmedian(microvolt) if np.isfinite(microvolt).any() else 0.0
+            x = start + samples / SAMPLING_RATE_HZ * MM_PER_S
+            y = baseline + (microvolt[samples] - level) / UV_PER_MV * MM_PER_MV
+            # A spike of many millivolt would cross the other rows.
+            axes.plot(x, y.clip(baseline - ROW_MM, baseline + ROW_MM), color="black", linewidth=0.6)
+            axes.text(x[0] + 1, baseline + 0.36 * ROW_MM, lead, fontsize=7, weight="bold")
+    marks = start + np.asarray(r_peaks, dtype=np.float64) / SAMPLING_RATE_HZ * MM_PER_S
+    axes.plot(marks, np.full(len(marks), MARGIN_MM + 1.0), linestyle="none", marker="^", markersize=3, color="#1f6fb2")
+    axes.set(xlim=(0, width), ylim=(0, height), aspect="equal", xticks=[], yticks=[])
+    axes.set_title(title, fontsize=8, loc="left")
+
+
+def ecg_png(signal: Signal, r_peaks: Sequence[int] = (), title: str = "") -> bytes:
+    """A canonical record on ECG paper as a PNG picture, the same bytes for the same record."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5.6), layout="tight")
+    draw_ecg(figure.add_subplot(), signal, r_peaks, title)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
+    return picture.getvalue()

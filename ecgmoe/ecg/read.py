@@ -1,0 +1,71 @@
+"""From a file to a record that can be used: read, judge, find the beats. prepare and predict both go this way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import fsspec
+
+from ecgmoe.ecg.beats import Peaks, detect_r_peaks
+from ecgmoe.ecg.mat_file import read_mat
+from ecgmoe.ecg.quality import padded_samples
+from ecgmoe.ecg.quality_policy import Quality, QualityFault, QualityPolicy, apply_policy
+from ecgmoe.ecg.reader_options import ReaderOptions
+from ecgmoe.ecg.record import Signal
+from ecgmoe.ecg.wfdb_file import read_wfdb
+
+MIN_BEATS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsableRecord:
+    """A record that the policy lets through.
+
+    Attributes:
+        signal: int16 (12, 5000), microvolt, masked leads wholly `MISSING`.
+        r_peaks: int32 (beats,), samples at 500 Hz.
+        quality: measured before leads were masked.
+    """
+
+    signal: Signal
+    r_peaks: Peaks
+    quality: Quality
+
+    @property
+    def few_beats(self) -> bool:
+        """Fewer than three R peaks: its RR interval rests on one interval or on none."""
+        return len(self.r_peaks) < MIN_BEATS
+
+
+def read_record(path: str, options: ReaderOptions) -> Signal:
+    """Read one recording as a canonical record.
+
+    Args:
+        path: local path or fsspec URL: a WFDB record without extension, or a MATLAB file with it.
+        options: what the file may leave open.
+
+    Raises:
+        RecordFault: the file cannot be read as an ECG.
+    """
+    if not path.endswith(".mat"):
+        return read_wfdb(path, pad_short=options.pad_short)
+    header = f"{path.removesuffix('.mat')}.hea"
+    filesystem, inner = fsspec.core.url_to_fs(header)
+    if filesystem.exists(inner):
+        return read_wfdb(path.removesuffix(".mat"), pad_short=options.pad_short)
+    return read_mat(path, options)
+
+
+def read_usable(path: str, options: ReaderOptions, policy: QualityPolicy) -> UsableRecord:
+    """Read one recording, apply the quality policy and find its R peaks.
+
+    Raises:
+        RecordFault: with the reason to exclude the record; a `QualityFault` where it is the policy.
+    """
+    signal = read_record(path, options)
+    padded = padded_samples(signal) if options.pad_short else 0
+    signal, quality = apply_policy(signal, policy, padded)
+    record = UsableRecord(signal=signal, r_peaks=detect_r_peaks(signal), quality=quality)
+    if record.few_beats and policy.few_beats == "exclude":
+        raise QualityFault(f"{len(record.r_peaks)} R peaks were found (at least {MIN_BEATS} are needed)")
+    return record
