@@ -33,14 +33,16 @@ _COLUMNS = {
     "comments": pa.string(),
 }
 _LABELS = {
-    "valuenum": "potassium_mmol",
-    "itemid": "potassium_itemid",
-    "ref_range_lower": "potassium_ref_low",
-    "ref_range_upper": "potassium_ref_high",
-    "potassium_abnormal": "potassium_abnormal",
-    "potassium_abnormal_by": "potassium_abnormal_by",
+    "labevent_id": ("labevent_id", pa.int64()),
+    "subject_id": ("patient_id", pa.int64()),
+    "charttime": ("charttime", TIME),
+    "valuenum": ("potassium_mmol", pa.float32()),
+    "itemid": ("potassium_itemid", pa.int32()),
+    "ref_range_lower": ("potassium_ref_low", pa.float32()),
+    "ref_range_upper": ("potassium_ref_high", pa.float32()),
 }
-"""Column of labevents, or derived from it, to label."""
+"""Column of labevents to the name and type under which it is kept."""
+_SLIM = pa.schema([*_LABELS.values(), ("flagged", pa.bool_())])
 
 
 def check_items(hosp: str) -> None:
@@ -76,27 +78,31 @@ def read_potassium(labevents: str, patients: np.ndarray) -> pd.DataFrame:
 
     Returns:
         patient_id, charttime, serum (else whole blood), potassium_mmol, potassium_itemid, potassium_ref_low and _high,
-        potassium_abnormal (0 or 1) and potassium_abnormal_by ("range" or "flag"), by charttime.
+        potassium_abnormal and by_flag (whether the flag says so, the range being open), by charttime.
 
     Raises:
         DatasetError: the table cannot be read or lacks a column.
     """
     items = pa.array((*SERUM_ITEMS, *WHOLE_BLOOD_ITEMS))
     subjects = pa.array(np.unique(patients))
-    kept = []
+    kept = [_SLIM.empty_table()]
     for batch in stream_csv(labevents, _COLUMNS):
         rows = pa.Table.from_batches([batch]).filter(pc.is_in(batch["itemid"], items))
         rows = rows.filter(pc.is_in(rows["subject_id"], subjects))
         if len(rows):
-            kept.append(rows.filter(_usable(rows)).drop_columns(["comments"]))
-    empty = pa.schema([(name, kind) for name, kind in _COLUMNS.items() if name != "comments"]).empty_table()
-    frame = pa.concat_tables([empty, *kept]).to_pandas()
-    frame["potassium_abnormal"], frame["potassium_abnormal_by"] = _abnormal(frame)
-    frame["serum"] = frame["itemid"].isin(SERUM_ITEMS)
-    frame = frame.rename(columns={"subject_id": "patient_id", **_LABELS})
+            kept.append(_slim(rows.filter(_usable(rows))))
+    frame = pa.concat_tables(kept).to_pandas()
+    frame["potassium_abnormal"], frame["by_flag"] = _abnormal(frame)
+    frame["serum"] = frame["potassium_itemid"].isin(SERUM_ITEMS)
     # The id decides between values of the same minute, so that the order of the file does not.
     frame = frame.sort_values(["charttime", "labevent_id"], kind="stable", ignore_index=True)
-    return frame[["patient_id", "charttime", "serum", *_LABELS.values()]]
+    return frame.drop(columns=["labevent_id", "flagged"])
+
+
+def _slim(rows: pa.Table) -> pa.Table:
+    """The rows with narrow columns: of the release about three million stay in memory until the scan is over."""
+    flagged = pc.fill_null(pc.equal(rows["flag"], "abnormal"), False)
+    return rows.select(list(_LABELS)).append_column("flagged", flagged).rename_columns(_SLIM.names).cast(_SLIM)
 
 
 def _usable(rows: pa.Table) -> pa.ChunkedArray:
@@ -110,11 +116,11 @@ def _abnormal(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
     Outside the row's reference range; the flag, which contradicts the value at times, only where that is open.
     """
-    value, low, high = (frame[name].to_numpy() for name in ("valuenum", "ref_range_lower", "ref_range_upper"))
+    value, low, high = (frame[f"potassium_{name}"].to_numpy() for name in ("mmol", "ref_low", "ref_high"))
     outside = (value < low) | (value > high)
     open_range = np.isnan(low) | np.isnan(high)
-    flagged = (frame["flag"] == "abnormal").to_numpy()
-    return (outside | (open_range & flagged)).astype(np.int8), np.where(open_range & ~outside, "flag", "range")
+    by_flag = open_range & ~outside
+    return (outside | (by_flag & frame["flagged"].to_numpy())), by_flag
 
 
 def nearest_potassium(studies: pd.DataFrame, potassium: pd.DataFrame, window_minutes: float) -> pd.DataFrame:
@@ -126,8 +132,8 @@ def nearest_potassium(studies: pd.DataFrame, potassium: pd.DataFrame, window_min
         window_minutes: largest gap, either way.
 
     Returns:
-        The labels of `read_potassium`, potassium_hypo, potassium_hyper (0 or 1) and potassium_gap_minutes (lab minus
-        ECG), null where there is no value, with the index of `studies`.
+        The labels of `read_potassium`, potassium_abnormal_by ("range" or "flag"), potassium_hypo, potassium_hyper (0 or
+        1) and potassium_gap_minutes (lab minus ECG), null where there is no value, with the index of `studies`.
     """
     timed = studies[["patient_id", "ecg_time"]].dropna().sort_values("ecg_time", kind="stable")
     found = []
@@ -146,6 +152,8 @@ def nearest_potassium(studies: pd.DataFrame, potassium: pd.DataFrame, window_min
     chosen = found[0].where(found[0]["potassium_mmol"].notna(), found[1])
     chosen["potassium_gap_minutes"] = (chosen["charttime"] - chosen["ecg_time"]).dt.total_seconds() / 60
     known = chosen["potassium_mmol"].notna()
+    chosen["potassium_abnormal"] = chosen["potassium_abnormal"].astype(float)
+    chosen["potassium_abnormal_by"] = chosen["by_flag"].map({True: "flag", False: "range"})
     chosen["potassium_hypo"] = (chosen["potassium_mmol"] < HYPO_BELOW_MMOL).astype(float).where(known)
     chosen["potassium_hyper"] = (chosen["potassium_mmol"] >= HYPER_FROM_MMOL).astype(float).where(known)
-    return chosen.drop(columns=["patient_id", "ecg_time", "charttime"]).reindex(studies.index)
+    return chosen.drop(columns=["patient_id", "ecg_time", "charttime", "by_flag"]).reindex(studies.index)

@@ -16,6 +16,7 @@ import pyarrow as pa
 from ecgmoe.datasets.mimic import AGE_RANGE_YEARS, RR_RANGE_MS
 from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.schema import DatasetError, StudyIndex
+from ecgmoe.datasets.splits import refuse_divided_patients
 from ecgmoe.datasets.tables import need_table, read_csv, study_table, unique_studies, within
 from ecgmoe.ecg.rhythm import rhythm_from_scp
 
@@ -45,7 +46,11 @@ def read_ptbxl(root: str, options: IndexOptions) -> StudyIndex:
     }
     frame = read_csv(table, columns).rename(columns={"ecg_id": "study_id", path_column: "path"})
     studies, excluded = unique_studies(frame, table)
-    studies["patient_id"] = studies["patient_id"].astype(np.int64)
+    patients = studies["patient_id"]
+    odd = ~(patients.between(0, 2**53) & (patients % 1 == 0))
+    if odd.any():
+        raise DatasetError(f"{table}: patient_id {patients[odd].iloc[0]:g} is no whole number: fetch the file again")
+    studies["patient_id"] = patients.astype(np.int64)
     studies["age_years"] = within(studies["age"], *AGE_RANGE_YEARS)  # 300 stands for "over 89"
     studies["sex_female"] = studies["sex"].where(studies["sex"].isin((0, 1)))
     labels = [_rhythm(codes, table) for codes in studies["scp_codes"].fillna("{}")]
@@ -62,6 +67,7 @@ def read_ptbxl(root: str, options: IndexOptions) -> StudyIndex:
     studies = studies[~closed].reset_index(drop=True)
     before_test = options.test_fold - studies["strat_fold"]
     studies["split"] = before_test.map({0: "test", 1: "validation"}).fillna("train")
+    refuse_divided_patients(studies, table)
     studies["rr_source"] = "detected"
     if options.rr_features:
         studies["rr_label_ms"] = _rr_of_features(studies["study_id"], options.rr_features)
@@ -87,7 +93,7 @@ def _rhythm(scp_codes: str, table: str) -> int | None:
         codes = ast.literal_eval(scp_codes)
         if not isinstance(codes, dict):
             raise ValueError("not a dictionary")
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:  # as literal_eval documents
         raise DatasetError(
             f"{table}: scp_codes {scp_codes[:80]!r} is no dictionary of codes: fetch the file again"
         ) from error

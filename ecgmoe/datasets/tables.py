@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import fsspec
@@ -14,8 +15,9 @@ import pyarrow.csv as pa_csv
 
 from ecgmoe.datasets.schema import STUDY_SCHEMA, DatasetError
 
-_BLOCK_BYTES = 16 << 20
-_UNSAFE_PATH = r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:|://|[\x00-\x1f]"
+_BLOCK_BYTES = 4 << 20
+# "a", "./a" and "a//b" would be two studies of one file.
+_UNSAFE_PATH = r"(^|[/\\])\.{1,2}([/\\]|$)|[/\\]{2}|^[/\\]|^[A-Za-z]:|://|[\x00-\x1f]"
 
 
 def join(folder: str, name: str) -> str:
@@ -51,16 +53,23 @@ def column_names(path: str) -> list[str]:
     """Names in the first line of a CSV file.
 
     Raises:
-        DatasetError: the file cannot be read or is empty.
+        DatasetError: the file cannot be read or is empty, or a name is there twice.
     """
     try:
         with _opened(path) as stream:
-            first = stream.read(1 << 16).split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").strip()
+            first = stream.read(1 << 16).split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").rstrip("\r\n")
     except OSError as error:
         raise _unreadable(path, error) from error
-    if not first:
+    if not first.strip():
         raise DatasetError(f"{path} is empty: it needs a header line with column names")
-    return next(csv.reader([first]))
+    try:
+        names = next(csv.reader([first]))
+    except csv.Error as error:
+        raise _unreadable(path, error) from error
+    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+    if repeated is not None:
+        raise DatasetError(f"{path} has the column {repeated!r} more than once: keep one of them")
+    return names
 
 
 def stream_csv(path: str, columns: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
@@ -82,7 +91,7 @@ def stream_csv(path: str, columns: Mapping[str, pa.DataType]) -> Iterator[pa.Rec
                 parse_options=pa_csv.ParseOptions(newlines_in_values=True),
                 convert_options=convert,
             )
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         raise _unreadable(path, error) from error
 
 

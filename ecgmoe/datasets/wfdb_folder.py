@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ecgmoe.datasets.labs import PLAUSIBLE_MMOL
 from ecgmoe.datasets.mimic import AGE_RANGE_YEARS, RR_RANGE_MS
 from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.schema import SPLITS, DatasetError, StudyIndex
@@ -38,6 +39,7 @@ def read_wfdb_folder(root: str, options: IndexOptions) -> StudyIndex:
     table = options.csv or root
     frame = _read_csv(options.csv) if options.csv else pd.DataFrame({"path": _record_paths(root)})
     frame["path"] = frame["path"].str.removesuffix(".hea").str.removesuffix(".dat")
+    frame, unnamed = _without_undecodable_names(frame)
     frame["study_id"] = np.array([_hash63(path) for path in frame["path"].fillna("")], dtype=np.int64)
     frame["patient_id"] = _patient_ids(frame)
     studies, excluded = unique_studies(frame, table)
@@ -45,8 +47,8 @@ def read_wfdb_folder(root: str, options: IndexOptions) -> StudyIndex:
     studies["split"] = studies["split"].fillna(pd.Series(drawn)) if "split" in studies else drawn
     refuse_divided_patients(studies, table)
     listed = f"rows in {table.rsplit('/', 1)[-1]}" if options.csv else "files found"
-    funnel = ((listed, len(frame)), ("with a safe path and an id of their own", len(studies)))
-    return StudyIndex(table=study_table(studies), excluded=excluded, source="wfdb", funnel=funnel)
+    funnel = ((listed, len(frame) + len(unnamed)), ("with a safe path and an id of their own", len(studies)))
+    return StudyIndex(table=study_table(studies), excluded=unnamed + excluded, source="wfdb", funnel=funnel)
 
 
 def _record_paths(root: str) -> list[str]:
@@ -60,6 +62,14 @@ def _record_paths(root: str) -> list[str]:
     if not paths:
         raise DatasetError(f"{root} holds no WFDB header (*.hea) and no *.mat: give the folder of the records")
     return paths
+
+
+def _without_undecodable_names(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:
+    """Python reads file names that are no UTF-8 with surrogates, which neither a hash nor a table can take."""
+    shown = frame["path"].fillna("").map(lambda path: path.encode("utf-8", "backslashreplace").decode("utf-8"))
+    undecodable = shown != frame["path"].fillna("")
+    reason = "the file name is not valid UTF-8: rename it"
+    return frame[~undecodable].reset_index(drop=True), tuple((path, reason) for path in shown[undecodable])
 
 
 def _read_csv(path: str) -> pd.DataFrame:
@@ -78,6 +88,8 @@ def _read_csv(path: str) -> pd.DataFrame:
         _check_values(frame["split"], list(SPLITS), path)
     if "age_years" in frame:
         frame["age_years"] = within(frame["age_years"], *AGE_RANGE_YEARS)
+    if "potassium_mmol" in frame:
+        frame["potassium_mmol"] = within(frame["potassium_mmol"], *PLAUSIBLE_MMOL)
     if "rr_label_ms" in frame:
         frame["rr_label_ms"] = within(frame["rr_label_ms"], *RR_RANGE_MS)
         frame["rr_source"] = frame["rr_label_ms"].notna().map({True: "user"})

@@ -7,16 +7,14 @@ format has no place for the unit.
 from __future__ import annotations
 
 import errno
-import io
 import stat
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import numpy as np
-import scipy.io
 
 from ecgmoe.ecg.convert import to_canonical
+from ecgmoe.ecg.mat5 import Array, numeric_variables
 from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import LEADS, N_LEADS, RecordFault, Signal
 
@@ -58,19 +56,19 @@ def read_mat(path: str, options: ReaderOptions) -> Signal:
     return to_canonical(millivolt, float(rate.item()), LEADS, pad_short=options.pad_short)
 
 
-def _variables(path: str, name: str) -> dict[str, Any]:
+def _variables(path: str, name: str) -> dict[str, Array]:
     try:
         content = _content(path)
+    except (ValueError, UnicodeEncodeError) as error:
+        raise RecordFault(f"{path[:80]!r} is no path of a file") from error
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENETDOWN, errno.ENETUNREACH):
             raise
         raise RecordFault(f"{name} cannot be read: {error.strerror or 'no such file'}") from error
     try:
-        return scipy.io.loadmat(io.BytesIO(content), variable_names=(_SIGNAL, *_RATES))  # type: ignore[arg-type]
-    except MemoryError:
-        raise
-    except Exception as error:  # scipy lets any error of its parsing through
-        raise RecordFault(f"{name} is no whole MATLAB file of version 5: {error} ({type(error).__name__})") from error
+        return numeric_variables(content, (_SIGNAL, *_RATES), _MAX_BYTES)
+    except ValueError as error:
+        raise RecordFault(f"{name} is no whole MATLAB file of version 5: {error}") from error
 
 
 def _content(path: str) -> bytes:
@@ -78,6 +76,7 @@ def _content(path: str) -> bytes:
         filesystem, inner = fsspec.core.url_to_fs(path)
         return filesystem.cat_file(inner, end=_MAX_BYTES)
     status = Path(path).stat()
+    # Opening a pipe would wait for its writer for ever.
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
-        raise RecordFault(f"{Path(path).name} is no file of at most {_MAX_BYTES:,} bytes")
+        raise OSError(None, f"it is no file of at most {_MAX_BYTES:,} bytes")
     return Path(path).read_bytes()

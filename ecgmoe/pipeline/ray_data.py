@@ -1,26 +1,31 @@
-"""One way to run a stage: a block per shard through Ray Data, with a line of progress."""
+"""One way to run a stage: a block per shard through Ray Data, with its progress shown."""
 
 from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import ray
 
+from ecgmoe.pipeline.progress import Progress
 
-def connect() -> None:
+
+def connect(num_cpus: int | None = None) -> None:
     """Join the cluster that RAY_ADDRESS names (Ray sets it inside a submitted job), or start one on this machine.
 
     Without RAY_ADDRESS Ray would look for the cluster that was last started here, and wait for minutes where that one
     was killed.
+
+    Args:
+        num_cpus: of a Ray that is started here; None takes all of the machine.
     """
     if not ray.is_initialized():
         address = None if os.environ.get("RAY_ADDRESS") else "local"
-        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+        cpus = {"num_cpus": num_cpus} if num_cpus and address else {}
+        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, **cpus)
 
 
 def actors(shards: int, num_gpus: float | None = None, workers: int | None = None) -> dict[str, Any]:
@@ -59,7 +64,7 @@ def map_shards(
         stage: name at the head of the progress lines.
         shards: one table per shard.
         transform: function or class that takes and returns a pyarrow table; it writes its shard itself, atomically.
-        records: number of records that a returned table stands for, for the progress line.
+        records: number of records that a returned table stands for, for the progress.
         resources: passed to `Dataset.map_batches` (num_cpus, num_gpus, compute, fn_constructor_kwargs ...).
     """
     if not shards:
@@ -69,19 +74,10 @@ def map_shards(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    total, done, start = sum(len(shard) for shard in shards), 0, time.perf_counter()
     dataset = ray.data.from_arrow(list(shards)).map_batches(
         transform, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **resources
     )
-    last = start
+    progress = Progress(stage, sum(len(shard) for shard in shards))
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield table
-        done += records(table)
-        now = time.perf_counter()
-        if now - last >= 2 or done == total:
-            last = now
-            rate = done / (now - start)
-            print(
-                f"{stage}: {done:,} of {total:,} records, {rate:,.0f} records/s, {(total - done) / rate:,.0f} s left",
-                flush=True,
-            )
+        progress.add(records(table))

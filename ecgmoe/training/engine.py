@@ -55,7 +55,8 @@ def initialise(model: nn.Module, config: TrainingConfig, total_steps: int) -> de
         optimizer,
         max_lr=config.learning_rate,
         total_steps=total_steps + 1,
-        pct_start=config.warmup,
+        # Its warm-up ends one step early, and one that ends at step 0 is divided by: at least two steps.
+        pct_start=min(1.0, max(config.warmup, 2 / (total_steps + 1))),
         cycle_momentum=False,
     )
     engine, *_ = deepspeed.initialize(

@@ -6,16 +6,18 @@ from pathlib import Path
 
 from ecgmoe.datasets.index import build_index
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
-from ecgmoe.pipeline.config import PrepareConfig
+from ecgmoe.pipeline.config import DatasetName, PrepareConfig
 from ecgmoe.pipeline.prepare import finish, refuse_other_plan, shard_plan
 from ecgmoe.pipeline.record_shard import PrepareShard
 from ecgmoe.pipeline.store import Store, digest_of
 
 
-def prepare_here(root: Path, out: Path, config: PrepareConfig | None = None) -> None:
+def prepare_here(
+    root: Path, out: Path, config: PrepareConfig | None = None, dataset: DatasetName = "simulated"
+) -> None:
     """What `prepare` does, shard by shard in this process."""
     config = config or PrepareConfig()
-    index = build_index("simulated", str(root), options=config.index)
+    index = build_index(dataset, str(root), options=config.index)
     shards, plan = shard_plan(index, config)
     store = Store(out)
     refuse_other_plan(store, plan)

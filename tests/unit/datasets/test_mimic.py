@@ -236,8 +236,10 @@ def test_all_labels_are_given_again_from_another_place(tmp_path: Path) -> None:
     for path in [*tmp_path.glob("*.csv"), *(tmp_path / "hosp").glob("*.csv*")]:
         content = path.read_bytes()
         packed = content if path.suffix == ".gz" else gzip.compress(content)
-        store.pipe(f"/mimic/{path.relative_to(tmp_path)}".removesuffix(".gz") + ".gz", packed)
-    assert build_index("mimic-iv-ecg", "memory://mimic", "memory://mimic/hosp").table.equals(expected)
+        store.pipe(f"/{tmp_path.name}/{path.relative_to(tmp_path)}".removesuffix(".gz") + ".gz", packed)
+    assert build_index("mimic-iv-ecg", f"memory://{tmp_path.name}", f"memory://{tmp_path.name}/hosp").table.equals(
+        expected
+    )
 
 
 @pytest.mark.parametrize("key", ["study_id", "subject_id"])

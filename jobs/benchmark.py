@@ -1,0 +1,92 @@
+"""Measure the stages on this machine. Prints JSON; --out keeps it.
+
+prepare: records per second on one and two workers, beside the sum of its parts
+scale: so many simulated ECGs through prepare: disk and memory
+index: tables of so many studies: the driver's memory
+labevents: a generated laboratory table of so many rows
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ecgmoe.cli import parse, run_job
+from ecgmoe.pipeline.config import DatasetName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of benchmark.
+
+    Attributes:
+        stage: what to measure.
+        dataset: prepare: which reader.
+        root: prepare: the dataset; simulated ECGs without it.
+        size: ECGs (prepare, scale, index) or rows (labevents).
+        repeats: prepare: rounds of parts and whole.
+        scratch: folder for what is generated; a temporary one by default.
+        out: JSON file for the result.
+    """
+
+    stage: Literal["prepare", "scale", "index", "labevents"]
+    dataset: DatasetName = "simulated"
+    root: str | None = None
+    size: int = 2000
+    repeats: int = 3
+    scratch: str | None = None
+    out: str | None = None
+
+
+def main(argv: list[str]) -> None:
+    options = parse(Options, argv, __doc__ or "")
+    if options.root is None and options.dataset != "simulated":
+        raise ValueError(f"--dataset {options.dataset} needs --root, its folder")
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.scratch) as folder:
+        result = _stages(options, Path(folder))[options.stage]()
+    text = json.dumps({"stage": options.stage, "machine": _machine(), **result}, indent=2)
+    print(text)
+    if options.out:
+        Path(options.out).write_text(text + "\n")
+
+
+def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    def prepare() -> dict[str, Any]:
+        from ecgmoe.benchmark.prepare import prepare_benchmark
+        from ecgmoe.ecg.simulate import SimulationConfig, simulate
+
+        root = options.root or str(scratch / "raw")
+        if options.root is None:
+            simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
+        return prepare_benchmark(options.dataset, root, scratch / "data", repeats=options.repeats)
+
+    def scale() -> dict[str, Any]:
+        from ecgmoe.benchmark.prepare import scale_benchmark
+
+        return scale_benchmark(options.size, scratch)
+
+    def index() -> dict[str, Any]:
+        from ecgmoe.benchmark.tables import index_benchmark
+
+        return index_benchmark(options.size)
+
+    def labevents() -> dict[str, Any]:
+        from ecgmoe.benchmark.tables import labevents_benchmark
+
+        return labevents_benchmark(options.size)
+
+    return {"prepare": prepare, "scale": scale, "index": index, "labevents": labevents}
+
+
+def _machine() -> dict[str, Any]:
+    return {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+
+
+if __name__ == "__main__":
+    run_job(main)
