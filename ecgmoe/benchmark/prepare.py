@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ecgmoe.pipeline.config import DatasetName
 from ecgmoe.pipeline.prepare import prepare
 from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.record_shard import ShardWriter
+from ecgmoe.pipeline.scale import scale_plan
 
 _SMALL = 128
 _PIECES = 16
@@ -151,6 +153,7 @@ def scale_benchmark(studies: int, scratch: Path) -> dict[str, Any]:
     }
     return {
         "studies": studies,
+        "planned_bytes": asdict(scale_plan(studies)),
         "records": manifest["records"],
         "shards": manifest["shards"],
         "seconds": seconds,

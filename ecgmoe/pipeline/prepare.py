@@ -21,6 +21,7 @@ from ecgmoe.pipeline.config import DatasetName, PrepareConfig
 from ecgmoe.pipeline.labels import label_table
 from ecgmoe.pipeline.ray_data import map_shards
 from ecgmoe.pipeline.record_shard import Exclusion, PrepareShard, shard_metadata, stored_columns
+from ecgmoe.pipeline.scale import announce
 from ecgmoe.pipeline.schema import EXCLUSION_SCHEMA, RECORD_SCHEMA, SCHEMA_VERSION, shard_name
 from ecgmoe.pipeline.shards import default_shard_rows, plan_shards
 from ecgmoe.pipeline.store import Store, digest_of, file_stamp
@@ -76,6 +77,7 @@ def prepare(
     if done and todo:
         print(f"prepare: {len(done)} of {len(shards)} shards are there already, continuing with the others", flush=True)
     if todo:
+        announce(store, sum(len(shard) for shard in todo), len(todo))
         # From here on the folder is unfinished, and features of a shard that is written again would belong to another.
         store.remove("inputs.json")
         for features in (store / "features").names():

@@ -64,6 +64,10 @@ def kill_and_continue(folder: Path, kinds: list[str], studies: int) -> None:
     assert content(data) == content(folder / "expected")
     assert not list(data.rglob(".*")), "a half-written file was left behind"
     assert "nothing to do" in job("prepare", *options)
+    job("prepare", *options, "--relabel", "--index.split-seed", "4")
+    before, after = content(folder / "expected"), content(data)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"labels.parquet", "manifest.json", "card.json", "card.html"}
 
 
 def test_three_kills(tmp_path: Path) -> None:
