@@ -71,7 +71,7 @@ def kill_and_continue(folder: Path, kinds: list[str], studies: int) -> None:
 
 
 def test_three_kills(tmp_path: Path) -> None:
-    kill_and_continue(tmp_path, ["driver", "worker", "interrupt"], studies=480)
+    kill_and_continue(tmp_path, ["driver", "worker", "interrupt"], studies=1600)
 
 
 @pytest.mark.long
