@@ -6,7 +6,7 @@ Presets are functions. What a preset leaves alone, and anything else, can be cha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.config_tools import require
@@ -65,23 +65,37 @@ def tiny() -> RunConfig:
             BackboneConfig(name="timesnet", size="tiny", mode="full"),
             BackboneConfig(name="dlinear", size="tiny", mode="full"),
             BackboneConfig(name="moment", size="tiny", mode="cached", allow_random=True),
+            BackboneConfig(name="tempo", size="tiny", mode="cached", allow_random=True),
+            BackboneConfig(name="ecgfm", size="tiny", mode="cached", allow_random=True),
         ),
         model=ModelConfig(width=48, dropout=0.3),
         training=TrainingConfig(epochs=10, learning_rate=3e-3, weight_decay=0.1),
     )
 
 
+def _published(moment: str) -> tuple[BackboneConfig, ...]:
+    """The two encoders without published weights train, the other three are read from the hub and cached."""
+    return (
+        BackboneConfig(name="timesnet", size="base", mode="full"),
+        BackboneConfig(name="dlinear", size="base", mode="full"),
+        BackboneConfig(name="moment", mode="cached", weights=moment),
+        BackboneConfig(name="tempo", mode="cached", weights="Melady/TEMPO"),
+        BackboneConfig(name="ecgfm", mode="cached", weights="wanglab/ecg-fm"),
+    )
+
+
 def base() -> RunConfig:
-    """One GPU per worker, base-sized encoders; give MOMENT its published weights with --backbones.2.weights."""
+    """One GPU per worker and the published encoders; --backbones.2.weights takes a file instead of the hub."""
     return RunConfig(
-        backbones=(
-            BackboneConfig(name="timesnet", size="base", mode="full"),
-            BackboneConfig(name="dlinear", size="base", mode="full"),
-            BackboneConfig(name="moment", size="base", mode="cached", weights="AutonLab/MOMENT-1-small"),
-        ),
+        backbones=_published("AutonLab/MOMENT-1-small"),
         model=ModelConfig(width=128, attention_heads=8),
         training=TrainingConfig(use_gpu=True, precision="bf16", global_batch=256, slots=16, zero_stage=2),
     )
 
 
-PRESETS: dict[str, Callable[[], RunConfig]] = {"tiny": tiny, "base": base}
+def large() -> RunConfig:
+    """As `base`, with MOMENT-large."""
+    return replace(base(), backbones=_published("AutonLab/MOMENT-1-large"))
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {"tiny": tiny, "base": base, "large": large}

@@ -62,7 +62,7 @@ def run(config: RunConfig, *, name: str, storage: str, data: str | None = None) 
     prepared = PreparedData(data or default_data(DEMONSTRATION))
     folder = prepared.store.root
     print(f"data {folder}\nrun  {Store(storage).path(name)}", flush=True)
-    features = embed(folder, config.cached)
+    features = embed(folder, config.cached, precision=config.training.precision)
     train(config, data=folder, features=features, name=name, storage=storage)
     run_store = Store(storage) / name
     if run_store.exists("report/metrics.json"):

@@ -36,7 +36,9 @@ def main(argv: list[str]) -> None:
 
     if not options.config.cached:
         raise ValueError("no backbone of this configuration is in mode 'cached': there is nothing to embed")
-    for name, key in embed(options.data, options.config.cached, options.embed).items():
+    config = options.config
+    features = embed(options.data, config.cached, options.embed, precision=config.training.precision)
+    for name, key in features.items():
         print(f"{name}: {options.data}/features/{key}")
 
 

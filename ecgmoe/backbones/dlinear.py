@@ -8,14 +8,15 @@ Legend: B batch, C 12 leads, S samples, H horizon (here the width of a token).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from ecgmoe.backbones import base
-from ecgmoe.backbones.checkpoints import load_strictly, read_state, size_of
+from ecgmoe.backbones.base import moving_average
+from ecgmoe.backbones.checkpoints import load_strictly, official_file, read_state, size_of
+from ecgmoe.backbones.provenance import OWN_TRAINING, Provenance
 
 KERNEL = 25
 """Samples of the moving average in the official code."""
@@ -57,6 +58,8 @@ def linear(architecture: Architecture) -> nn.Module:
 class DLinear(base.Backbone):
     """A moving average and two linear layers, on it and on the rest; the feature is (B, 12, H)."""
 
+    leads = "each alone"
+    normalisation = "none (mV)"
     architecture_type = Architecture
     sizes = {"tiny": Architecture(horizon=32), "base": Architecture(), "large": Architecture()}
 
@@ -66,24 +69,19 @@ class DLinear(base.Backbone):
         self.Linear_Trend = linear(architecture)
 
     @classmethod
-    def from_pretrained(cls, source: str, tokens: int | None = None) -> Self:
-        state = read_state(Path(source))
+    def from_official(cls, source: str) -> Self:
+        """From a state dict of LTSF-Linear; nobody published one trained on ECGs."""
+        file = official_file(source, "*.pth")
+        state = read_state(file)
         individual = "Linear_Seasonal.0.weight" in state
         key = f"Linear_Seasonal.{'0.' if individual else ''}weight"
         horizon, samples = (size_of(state, key, axis, source) for axis in (0, 1))
-        backbone = cls(
-            Architecture(
-                samples=samples,
-                tokens=tokens or cls.sizes["base"].tokens,
-                horizon=horizon,
-                individual=individual,
-            )
-        )
+        backbone = cls(Architecture(samples=samples, horizon=horizon, individual=individual))
         load_strictly(backbone, state, source)
+        backbone.provenance = Provenance.of_file(file, source=source, licence=OWN_TRAINING, pretraining=OWN_TRAINING)
         return backbone
 
     def encode(self, x_BCS: Tensor) -> Tensor:
         """(B, 12, S) mV to (B, 12, H)."""
-        ends = nn.functional.pad(x_BCS, (KERNEL // 2, KERNEL // 2), mode="replicate")
-        trend = nn.functional.avg_pool1d(ends, KERNEL, stride=1)
+        trend = moving_average(x_BCS, KERNEL)
         return self.Linear_Seasonal(x_BCS - trend) + self.Linear_Trend(trend)

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from ecgmoe.backbones import base
 from ecgmoe.backbones.checkpoints import CheckpointError, load_strictly, read_state
+from ecgmoe.backbones.provenance import Provenance
 
+LICENCE = "MIT"
+PRETRAINING = "the Time Series Pile of its paper (public series of many domains, some ECGs among them)"
 SAMPLES = 512
 PATCH = 8
 FIXED: dict[str, Any] = {
@@ -105,12 +108,16 @@ def pipeline(architecture: Architecture) -> Any:
 class Moment(base.Backbone):
     """The encoder of MOMENT; the feature is (B, 12, 64, W)."""
 
+    leads = "each alone"
+    normalisation = "each lead to mean 0 and standard deviation 1 over the record"
     architecture_type = Architecture
     sizes = {
         "tiny": Architecture(width=64, feed_forward=128, layers=2, heads=4, head_width=16, vocabulary=8),
         "base": Architecture(width=512, feed_forward=1024, layers=8, heads=6),
         "large": Architecture(width=1024, feed_forward=2816, layers=24, heads=16),
     }
+    # T5's names of query and value.
+    attention = ("q", "v")
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__(architecture, width=architecture.width)
@@ -124,19 +131,28 @@ class Moment(base.Backbone):
         return self
 
     @classmethod
-    def from_pretrained(cls, source: str, tokens: int | None = None) -> Self:
+    def from_official(cls, source: str) -> Self:
+        """From a folder with config.json and model.safetensors; the hub has AutonLab/MOMENT-1-{small,base,large}."""
         folder = checkpoint_folder(source)
-        backbone = cls(read_architecture(folder / "config.json", tokens or cls.sizes["base"].tokens))
+        weights = folder / "model.safetensors"
+        backbone = cls(read_architecture(folder / "config.json"))
         # The reconstruction head is no part of the encoder.
-        state = {
-            key: value for key, value in read_state(folder / "model.safetensors").items() if not key.startswith("head.")
-        }
+        state = {key: value for key, value in read_state(weights).items() if not key.startswith("head.")}
         load_strictly(backbone.net, state, source)
+        backbone.provenance = Provenance.of_file(weights, source=source, licence=LICENCE, pretraining=PRETRAINING)
         return backbone
 
-    def encode(self, x_BCS: Tensor) -> Tensor:
-        """(B, 12, 512) mV to (B, 12, 64, W); each lead is standardised by MOMENT itself."""
-        return self.net.embed(x_enc=x_BCS, reduction="none").embeddings
+    def encode(self, x_BCS: Tensor, mask_BS: Tensor | None = None) -> Tensor:
+        """(B, C, 512) in any unit to (B, C, 64, W); each lead is standardised by MOMENT itself.
+
+        Args:
+            x_BCS: the signal.
+            mask_BS: 1 where a sample was observed; None where all were, as in every canonical record.
+        """
+        return self.net.embed(x_enc=x_BCS, input_mask=mask_BS, reduction="none").embeddings
+
+    def checkpoint_gradients(self) -> None:
+        self.net.encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def checkpoint_folder(source: str) -> Path:
@@ -158,7 +174,7 @@ def checkpoint_folder(source: str) -> Path:
         ) from error
 
 
-def read_architecture(path: Path, tokens: int) -> Architecture:
+def read_architecture(path: Path) -> Architecture:
     """The sizes in a checkpoint's config.json.
 
     Raises:
@@ -172,7 +188,6 @@ def read_architecture(path: Path, tokens: int) -> Architecture:
         config = json.loads(path.read_text())
         t5 = config["t5_config"]
         architecture = Architecture(
-            tokens=tokens,
             width=t5["d_model"],
             feed_forward=t5["d_ff"],
             layers=t5["num_layers"],

@@ -1,17 +1,18 @@
-"""Backbones by name, in plain Python. Another one is one file and one line: `register("mine", "package.module:Class")`."""
+"""Backbones by name, in plain Python; a backbone of your own needs no entry here (`BackboneConfig.implementation`)."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
-from ecgmoe.backbones.base import Backbone
+from ecgmoe.backbones.base import Backbone, Lora
 from ecgmoe.backbones.config import BackboneConfig
+from ecgmoe.backbones.provenance import Provenance
 from ecgmoe.config_tools import from_dict
 
 # Import paths, not classes: nobody needs the packages of a backbone that is not used.
@@ -19,62 +20,102 @@ BACKBONES: dict[str, str] = {
     "timesnet": "ecgmoe.backbones.timesnet:TimesNet",
     "dlinear": "ecgmoe.backbones.dlinear:DLinear",
     "moment": "ecgmoe.backbones.moment:Moment",
+    "tempo": "ecgmoe.backbones.tempo:Tempo",
+    "ecgfm": "ecgmoe.backbones.ecgfm:EcgFm",
 }
 
-
-def register(name: str, path: str) -> None:
-    """Make a backbone known as `name`; `path` is "package.module:Class".
-
-    Raises:
-        ValueError: the path has another form.
-    """
-    if path.count(":") != 1:
-        raise ValueError(f"backbone {name!r}: {path!r} does not name a class: write it as 'package.module:Class'")
-    BACKBONES[name] = path
+LORA_RANK, LORA_ALPHA = 8, 16.0
 
 
-def backbone_class(name: str) -> Any:
+def backbone_class(name: str, implementation: str | None = None) -> Any:
     """The class of a backbone.
 
+    Args:
+        name: a key of `BACKBONES`, or any other where `implementation` is given.
+        implementation: "package.module:Class".
+
     Raises:
-        ValueError: no backbone has that name.
+        ValueError: no backbone has that name, or the class cannot be imported.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"unknown backbone {name!r}: choose one of {', '.join(sorted(BACKBONES))}, or register it")
-    module, _, attribute = BACKBONES[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    if implementation is None and name not in BACKBONES:
+        raise ValueError(
+            f"unknown backbone {name!r}: choose one of {', '.join(sorted(BACKBONES))}, or say with implementation="
+            "'package.module:Class' where yours is"
+        )
+    path = implementation or BACKBONES[name]
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        if implementation is None:
+            raise
+        raise ValueError(
+            f"backbone {name!r}: {path} cannot be imported ({error}): its folder must be on PYTHONPATH, on every node"
+        ) from error
 
 
 def build(config: BackboneConfig) -> Backbone:
-    """The backbone of a configuration: published weights, or random ones from its seed.
+    """The backbone of a configuration, with what its mode trains: published weights, or random ones from its seed.
 
     The global random state is left as it was. Weights are drawn on the CPU, the same ones on every machine.
 
     Raises:
-        ValueError: the name or the size is unknown, or the weights do not fit (`CheckpointError`).
+        ValueError: name, size or mode do not go together, or the weights do not fit (`CheckpointError`).
         ImportError: the backbone's package is not installed.
     """
-    kind = backbone_class(config.name)
-    if config.weights is not None:
-        # Constructing draws random weights even where the file replaces all of them.
-        with torch.random.fork_rng(devices=[]):
-            return kind.from_pretrained(config.weights, config.tokens)
-    if config.size not in kind.sizes:
-        raise ValueError(f"backbone {config.name} has no size {config.size!r}: choose one of {', '.join(kind.sizes)}")
-    architecture = kind.sizes[config.size]
-    if config.tokens is not None:
-        architecture = replace(architecture, tokens=config.tokens)
+    kind = backbone_class(config.name, config.implementation)
     # No GPU is touched: saving its random state would open a context on every one that is visible.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        return kind(architecture)
+        if config.weights is not None:
+            backbone = kind.from_pretrained(config.weights, config.tokens)
+        else:
+            backbone = kind(_architecture(kind, config))
+        backbone.requires_grad_(config.mode == "full")
+        if config.mode == "lora":
+            backbone.add_lora(_lora(backbone, config))
+    if config.gradient_checkpointing:
+        backbone.checkpoint_gradients()
+    return backbone
 
 
-def rebuild(name: str, description: Mapping[str, Any]) -> Backbone:
-    """A backbone of the architecture that `Backbone.describe` told; its weights are to be loaded."""
-    kind = backbone_class(name)
+def _architecture(kind: Any, config: BackboneConfig) -> Any:
+    if config.size not in kind.sizes:
+        raise ValueError(f"backbone {config.name} has no size {config.size!r}: choose one of {', '.join(kind.sizes)}")
+    architecture = kind.sizes[config.size]
+    return architecture if config.tokens is None else replace(architecture, tokens=config.tokens)
+
+
+def _lora(backbone: Backbone, config: BackboneConfig) -> Lora:
+    own = backbone.own_lora or Lora(rank=LORA_RANK, alpha=LORA_ALPHA)
+    return Lora(
+        rank=own.rank if config.lora_rank is None else config.lora_rank,
+        alpha=own.alpha if config.lora_alpha is None else config.lora_alpha,
+    )
+
+
+def describe(name: str, backbone: Backbone) -> dict[str, Any]:
+    """All that `rebuild` needs, and where the weights came from, as plain values."""
+    path = f"{type(backbone).__module__}:{type(backbone).__qualname__}"
+    return {
+        "name": name,
+        "implementation": None if BACKBONES.get(name) == path else path,
+        "architecture": backbone.describe(),
+        "lora": None if backbone.lora is None else asdict(backbone.lora),
+        "provenance": None if backbone.provenance is None else asdict(backbone.provenance),
+    }
+
+
+def rebuild(description: Mapping[str, Any]) -> Backbone:
+    """A backbone as `describe` told of it; its weights are to be loaded."""
+    kind = backbone_class(description["name"], description["implementation"])
     with torch.random.fork_rng(devices=[]):
-        return kind(from_dict(kind.architecture_type, description))
+        backbone = kind(from_dict(kind.architecture_type, description["architecture"]))
+        if description["lora"]:
+            backbone.add_lora(from_dict(Lora, description["lora"]))
+    if description["provenance"]:
+        backbone.provenance = from_dict(Provenance, description["provenance"])
+    return backbone
 
 
 def weights_digest(backbone: Backbone) -> str:

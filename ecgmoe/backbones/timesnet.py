@@ -8,22 +8,25 @@ Legend: B batch, C leads, S samples, W width, k periods.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from ecgmoe.backbones import base
-from ecgmoe.backbones.checkpoints import load_strictly, read_state, size_of
+from ecgmoe.backbones.checkpoints import count_layers, load_strictly, official_file, read_state, size_of
+from ecgmoe.backbones.provenance import OWN_TRAINING, Provenance
 
 POSITIONS = 5000
 """Length of the table of positions in the official checkpoints."""
-INCEPTION_WEIGHT = r"model\.(\d+)\.conv\.0\.kernels\.(\d+)\.weight"
-"""Official key of a convolution: layer and kernel."""
+TOKEN_CONVOLUTION = "enc_embedding.value_embedding.tokenConv.weight"
+NOT_THE_ENCODER = ("projection.", "enc_embedding.position_embedding.", "enc_embedding.temporal_embedding.")
+"""Heads, a table that is computed, and the embedding of calendar time that an ECG has not."""
+UNIT_MV = 0.25
+"""About the standard deviation of an ECG: in millivolts the table of positions would drown the signal and decide the
+periods of every record alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,8 @@ class Architecture(base.Architecture):
         layers: number of TimesBlocks.
         periods: k, periods looked at per layer; checkpoints do not tell it, 3 is the setting of ECG-MoE's authors.
         kernels: 2-D convolutions per inception block, of 1, 3, 5, ... samples.
+        horizon: samples that a checkpoint trained for forecasting appends before its blocks, after standardising each
+            series; 0 for one trained otherwise.
     """
 
     samples: int = 500
@@ -49,6 +54,7 @@ class Architecture(base.Architecture):
     layers: int = 2
     periods: int = 3
     kernels: int = 6
+    horizon: int = 0
 
 
 class Inception(nn.Module):
@@ -65,26 +71,26 @@ class Inception(nn.Module):
 class TimesBlock(nn.Module):
     """One layer: periods by rFFT amplitude, fold to 2-D, inception, softmax-weighted by amplitude, residual."""
 
-    def __init__(self, architecture: Architecture, batch_periods: bool) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.k, self.batch_periods = architecture.periods, batch_periods
+        self.k = architecture.periods
         width, hidden, kernels = architecture.width, architecture.hidden, architecture.kernels
         self.conv = nn.Sequential(Inception(width, hidden, kernels), nn.GELU(), Inception(hidden, width, kernels))
 
-    def periods(self, x_BSW: Tensor) -> tuple[Tensor, Tensor]:
+    def periods(self, x_BSW: Tensor, of_batch: bool = False) -> tuple[Tensor, Tensor]:
         """The k strongest periods in samples and their amplitudes, each (B, k).
 
         In fp32, and the lower frequency wins a tie: rounding must not choose the periods.
         """
         with torch.autocast(x_BSW.device.type, enabled=False):
             amplitude = torch.fft.rfft(x_BSW.float(), dim=1).abs().mean(-1)
-        ranked = amplitude.mean(0, keepdim=True).expand_as(amplitude) if self.batch_periods else amplitude
+        ranked = amplitude.mean(0, keepdim=True).expand_as(amplitude) if of_batch else amplitude
         # The mean (frequency 0) has no period, and must not win even where all amplitudes are 0.
         frequency = 1 + ranked[:, 1:].detach().sort(dim=1, descending=True, stable=True).indices[:, : self.k]
         return x_BSW.shape[1] // frequency, amplitude.gather(1, frequency)
 
-    def forward(self, x_BSW: Tensor) -> Tensor:
-        periods, amplitude = self.periods(x_BSW)
+    def forward(self, x_BSW: Tensor, batch_periods: bool = False) -> Tensor:
+        periods, amplitude = self.periods(x_BSW, batch_periods)
         folded = torch.zeros(*periods.shape, *x_BSW.shape[1:], device=x_BSW.device, dtype=x_BSW.dtype)
         # Records are grouped by period, so that each 2-D shape is convolved once.
         for period in periods.unique().tolist():
@@ -102,17 +108,10 @@ class TimesBlock(nn.Module):
 
 
 class TimesNet(base.Backbone):
-    """The encoder of TimesNet: circular token convolution, positions, TimesBlocks with one shared LayerNorm.
+    """The encoder of TimesNet: circular token convolution, positions, TimesBlocks with one shared LayerNorm."""
 
-    Args:
-        architecture: sizes.
-        batch_periods: take the periods from the batch's mean spectrum as the official code does. Only for comparing with
-            it: a record's feature then depends on its neighbours.
-    """
-
-    # About the standard deviation of an ECG: in millivolts the table of positions would drown the signal and decide the
-    # periods of every record alike.
-    unit_mv = 0.25
+    leads = "together"
+    normalisation = "none (units of 0.25 mV)"
     architecture_type = Architecture
     sizes = {
         "tiny": Architecture(samples=250, tokens=25, width=8, hidden=8, layers=1, periods=2, kernels=3),
@@ -120,58 +119,60 @@ class TimesNet(base.Backbone):
         "large": Architecture(width=32, hidden=64, layers=3),
     }
 
-    def __init__(self, architecture: Architecture, *, batch_periods: bool = False) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__(architecture, width=architecture.width)
         self.tokens_conv = nn.Conv1d(
             architecture.leads, architecture.width, 3, padding=1, padding_mode="circular", bias=False
         )
+        # Official name: weights of a forecasting checkpoint have it.
+        self.predict_linear = (
+            nn.Linear(architecture.samples, architecture.samples + architecture.horizon)
+            if architecture.horizon
+            else None
+        )
         self.register_buffer("positions", base.sinusoidal_positions(POSITIONS, architecture.width), persistent=False)
-        self.model = nn.ModuleList(TimesBlock(architecture, batch_periods) for _ in range(architecture.layers))
+        self.model = nn.ModuleList(TimesBlock(architecture) for _ in range(architecture.layers))
         self.layer_norm = nn.LayerNorm(architecture.width)
 
     @classmethod
-    def from_pretrained(cls, source: str, tokens: int | None = None) -> Self:
-        state = read_state(Path(source))
-        token = "enc_embedding.value_embedding.tokenConv.weight"
-        width, leads = (size_of(state, token, axis, source) for axis in (0, 1))
-        hidden = size_of(state, "model.0.conv.0.kernels.0.weight", 0, source)
-        inceptions = [found for key in state if (found := re.fullmatch(INCEPTION_WEIGHT, key))]
-        base_size = cls.sizes["base"]
+    def from_official(cls, source: str) -> Self:
+        """From a state dict of the Time-Series-Library; nobody published one trained on ECGs."""
+        file = official_file(source, "*.pth")
+        state = read_state(file)
+        width, leads = (size_of(state, TOKEN_CONVOLUTION, axis, source) for axis in (0, 1))
+        samples = samples_of(state, width) or cls.sizes["base"].samples
+        extended = state["predict_linear.weight"].shape[0] if "predict_linear.weight" in state else samples
         backbone = cls(
             Architecture(
-                samples=samples_of(state, width) or base_size.samples,
-                tokens=tokens or base_size.tokens,
+                samples=samples,
                 leads=leads,
                 width=width,
-                hidden=hidden,
-                layers=1 + max(int(found[1]) for found in inceptions),
-                kernels=1 + max(int(found[2]) for found in inceptions),
+                hidden=size_of(state, "model.0.conv.0.kernels.0.weight", 0, source),
+                layers=count_layers(state, "model.", source),
+                kernels=count_layers(state, "model.0.conv.0.kernels.", source),
+                horizon=extended - samples,
             )
         )
-        # The forecasting head and the calendar embedding are not part of the encoder.
-        dropped = (
-            "predict_linear.",
-            "projection.",
-            "enc_embedding.position_embedding.",
-            "enc_embedding.temporal_embedding.",
-        )
-        kept = {key: value for key, value in state.items() if not key.startswith(dropped)}
-        kept["tokens_conv.weight"] = kept.pop(token)
+        kept = {key: value for key, value in state.items() if not key.startswith(NOT_THE_ENCODER)}
+        kept["tokens_conv.weight"] = kept.pop(TOKEN_CONVOLUTION)
         load_strictly(backbone, kept, source)
+        backbone.provenance = Provenance.of_file(file, source=source, licence=OWN_TRAINING, pretraining=OWN_TRAINING)
         return backbone
+
+    def own_input(self, x_BCT: Tensor) -> Tensor:
+        return super().own_input(x_BCT) / UNIT_MV
 
     def embed(self, x_BCS: Tensor) -> Tensor:
         """Token convolution and positions: (B, S, W)."""
         return self.tokens_conv(x_BCS).transpose(1, 2) + self.get_buffer("positions")[:, : x_BCS.shape[-1]]
 
-    def blocks(self, x_BSW: Tensor) -> Tensor:
-        """The TimesBlocks, each followed by the shared LayerNorm."""
-        for block in self.model:
-            x_BSW = self.layer_norm(block(x_BSW))
-        return x_BSW
+    def encode(self, x_BCS: Tensor, batch_periods: bool = False) -> Tensor:
+        """(B, 12, S) to (B, S + horizon, W).
 
-    def encode(self, x_BCS: Tensor) -> Tensor:
-        """(B, 12, S) in units of `unit_mv` to (B, S, W).
+        Args:
+            x_BCS: the signal.
+            batch_periods: take the periods from the batch's mean spectrum as the official code does. Only for comparing
+                with it: a record's feature then depends on its neighbours.
 
         Raises:
             ValueError: the checkpoint was made for another number of leads.
@@ -181,7 +182,15 @@ class TimesNet(base.Backbone):
                 f"this TimesNet takes {self.architecture.leads} leads at once and got {x_BCS.shape[1]}: use weights that "
                 "were trained on 12 channels"
             )
-        return self.blocks(self.embed(x_BCS))
+        if self.predict_linear is None:
+            x_BSW = self.embed(x_BCS)
+        else:
+            spread = (x_BCS.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
+            embedded = self.embed((x_BCS - x_BCS.mean(-1, keepdim=True)) / spread)
+            x_BSW = self.predict_linear(embedded.transpose(1, 2)).transpose(1, 2)
+        for block in self.model:
+            x_BSW = self.layer_norm(block(x_BSW, batch_periods))
+        return x_BSW
 
 
 def samples_of(state: Mapping[str, Tensor], width: int) -> int | None:

@@ -98,20 +98,14 @@ def predict_files(
         index = build_index("wfdb", source)
         root, paths, excluded = source, index.table["path"].to_pylist(), index.excluded
     blocks = [pa.table({"path": paths[start : start + BLOCK_RECORDS]}) for start in range(0, len(paths), BLOCK_RECORDS)]
-    tables = list(
-        map_shards(
-            "predict",
-            blocks,
-            PredictFiles,
-            fn_constructor_kwargs={
-                "root": Store(root).root,
-                "model": model,
-                "policy": policy or QualityPolicy(),
-                "reader": reader or ReaderOptions(),
-            },
-            **actors(len(blocks)),
-        )
-    )
+    arguments = {
+        "root": Store(root).root,
+        "model": model,
+        "policy": policy or QualityPolicy(),
+        "reader": reader or ReaderOptions(),
+    }
+    step = PredictFiles, {"fn_constructor_kwargs": arguments, **actors(len(blocks))}
+    tables = list(map_shards("predict", blocks, step))
     if excluded:
         listed = pa.table({"path": [path for path, _ in excluded], REASON: [reason for _, reason in excluded]})
         tables.append(listed)

@@ -54,13 +54,6 @@ def predict_split(model: str, data: str, split: str) -> pa.Table:
     if not len(labels):
         raise ValueError(f"{data} has no record in the split {split!r}")
     shards = [labels.filter(pc.equal(labels["shard"], shard)) for shard in pc.unique(labels["shard"])]
-    tables = list(
-        map_shards(
-            f"predict {split}",
-            shards,
-            PredictShard,
-            fn_constructor_kwargs={"model": model, "data": data},
-            **actors(len(shards)),
-        )
-    )
+    step = PredictShard, {"fn_constructor_kwargs": {"model": model, "data": data}, **actors(len(shards))}
+    tables = list(map_shards(f"predict {split}", shards, step))
     return pa.concat_tables(tables).sort_by("study_id")

@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ecgmoe.backbones.base import Backbone
-from ecgmoe.backbones.registry import rebuild
+from ecgmoe.backbones.registry import describe, rebuild
 from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.model.ecg_moe import ECGMoE
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.tasks import task_table
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
@@ -34,7 +34,6 @@ def model_config(
     tasks: tuple[str, ...],
     taxonomy: str,
     backbones: Mapping[str, Backbone],
-    weights_from: Mapping[str, str | None],
     statistics: TrainingStatistics,
 ) -> dict[str, Any]:
     """The content of config.json.
@@ -44,7 +43,6 @@ def model_config(
         tasks: names of the tasks.
         taxonomy: of the arrhythmia classes.
         backbones: all of them, in order.
-        weights_from: where each backbone's weights came from; None is random initialisation.
         statistics: of the training split.
     """
     return {
@@ -53,10 +51,7 @@ def model_config(
         "taxonomy": taxonomy,
         "classes": {task.name: list(task.classes) for task in task_table(tasks, taxonomy) if task.classes},
         "model": to_dict(model),
-        "backbones": [
-            {"name": name, "architecture": backbone.describe(), "weights_from": weights_from[name]}
-            for name, backbone in backbones.items()
-        ],
+        "backbones": [describe(name, backbone) for name, backbone in backbones.items()],
         "statistics": json.loads(json.dumps(asdict(statistics))),
     }
 
@@ -96,7 +91,7 @@ def load_model(folder: Path) -> tuple[ECGMoE, dict[str, Any]]:
             )
         statistics = from_dict(TrainingStatistics, config["statistics"])
         # Their weights come from this folder: the published files are not needed again.
-        live = {each["name"]: rebuild(each["name"], each["architecture"]) for each in config["backbones"]}
+        live = {each["name"]: rebuild(each) for each in config["backbones"]}
         model = ECGMoE(
             from_dict(ModelConfig, config["model"]),
             tasks=task_table(tuple(config["tasks"]), config["taxonomy"]),

@@ -49,22 +49,24 @@ PRESETS: dict[str, Callable[[], PrepareConfig]] = {"default": PrepareConfig, "pa
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
-    """How embed uses the machine.
+    """How embed uses the machine; what it computes does not depend on it, but for rounding.
 
     Attributes:
-        workers: actors; None takes one per GPU, or one per CPU where there is none.
+        workers: actors; None takes one per GPU share, or one per CPU where there is no GPU.
         num_gpus: GPUs (or a fraction of one) per actor; None takes one where the cluster has any.
-        batch_size: records per forward pass; a multiple of the row group.
+        batch_size: records per forward pass; None takes 32 on a CPU, and on a GPU the size that a short search finds.
     """
 
     workers: int | None = None
     num_gpus: float | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         require(self.workers is None or self.workers >= 1, f"workers must be at least 1, got {self.workers}")
-        require(self.num_gpus is None or self.num_gpus >= 0, f"num_gpus must be >= 0, got {self.num_gpus}")
         require(
-            self.batch_size >= ROW_GROUP_ROWS and self.batch_size % ROW_GROUP_ROWS == 0,
-            f"batch_size must be a multiple of {ROW_GROUP_ROWS}, the rows of a row group, got {self.batch_size}",
+            self.num_gpus is None or 0 <= self.num_gpus <= 1,
+            f"num_gpus is the share of one GPU that an actor takes, 0 to 1, got {self.num_gpus}",
+        )
+        require(
+            self.batch_size is None or self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}"
         )

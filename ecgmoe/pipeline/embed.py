@@ -1,114 +1,144 @@
 """embed: record shards to feature shards through backbones whose weights do not change in training.
 
 A feature folder is keyed by everything that decides its content: the backbone's weights, its pooling, the preprocessing
-version and the records themselves. Stale features can therefore never be read; they are merely never asked for again.
+version, precision and type, and the records themselves. Stale features can therefore never be read; they are merely never
+asked for again.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import ray
 import torch
 
 from ecgmoe.backbones.base import Backbone
 from ecgmoe.backbones.config import PREPROCESSING_VERSION, BackboneConfig
-from ecgmoe.backbones.registry import build, weights_digest
-from ecgmoe.backbones.signal import to_millivolt
-from ecgmoe.pipeline.config import ROW_GROUP_ROWS, EmbedConfig
+from ecgmoe.backbones.registry import build, describe, weights_digest
+from ecgmoe.pipeline.batch_size import CPU_BATCH, find_batch_size
+from ecgmoe.pipeline.config import EmbedConfig
+from ecgmoe.pipeline.embed_shard import EncodeShard, ReadShard, WriteShard
 from ecgmoe.pipeline.prepared import PreparedData
-from ecgmoe.pipeline.ray_data import actors, map_shards
-from ecgmoe.pipeline.schema import feature_schema, shard_name, signals_of
+from ecgmoe.pipeline.ray_data import actors, gpus_per_actor, map_shards
+from ecgmoe.pipeline.schema import shard_name
 from ecgmoe.pipeline.store import Store, digest_of
 
+FEEDING_CPUS = 0.25
+"""CPU share of a task that reads or writes shards; an actor without a GPU leaves as much beside itself."""
 
-def feature_key(config: BackboneConfig, backbone: Backbone, records_key: str) -> str:
+
+def feature_identity(config: BackboneConfig, backbone: Backbone, records_key: str, precision: str) -> dict[str, Any]:
+    """All that decides the features of a backbone, as plain values."""
+    return {
+        "backbone": config.name,
+        "architecture": backbone.describe(),
+        "weights_sha256": weights_digest(backbone),
+        "preprocessing_version": PREPROCESSING_VERSION,
+        "precision": precision,
+        "feature_type": config.feature_type,
+        "records_key": records_key,
+    }
+
+
+def feature_key(identity: dict[str, Any]) -> str:
     """Folder name of a backbone's features: its name and a digest of all that decides them."""
-    identity = [
-        config.name,
-        backbone.describe(),
-        PREPROCESSING_VERSION,
-        records_key,
-        weights_digest(backbone),
-    ]
-    return f"{config.name}-{digest_of(identity)[:12]}"
+    return f"{identity['backbone']}-{digest_of(identity)[:12]}"
 
 
-class EmbedShard:
-    """An actor: holds the backbones and writes, for one record shard, the feature shards that are missing."""
-
-    def __init__(self, data: str, backbones: Sequence[tuple[str, BackboneConfig]], batch_size: int) -> None:
-        self.store, self.batch_size = Store(data), batch_size
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.backbones = {key: build(config).eval().to(self.device) for key, config in backbones}
-
-    @torch.inference_mode()
-    def __call__(self, block: pa.Table) -> pa.Table:
-        name = shard_name(block["shard"][0].as_py())
-        missing = {k: b for k, b in self.backbones.items() if not self.store.exists(f"features/{k}/{name}")}
-        records = 0
-        with contextlib.ExitStack() as stack:
-            source = stack.enter_context(self.store.parquet(f"records/{name}"))
-            writers = {}
-            for key, backbone in missing.items():
-                file = stack.enter_context(self.store.writing(f"features/{key}/{name}"))
-                schema = feature_schema(backbone.tokens, backbone.width)
-                writers[key] = stack.enter_context(
-                    pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False)
-                )
-            for batch in source.iter_batches(batch_size=self.batch_size, columns=["study_id", "signal"]):
-                signal = torch.from_numpy(signals_of(batch["signal"]).copy()).to(self.device)
-                x_BCT = to_millivolt(signal)
-                for key, backbone in missing.items():
-                    features = backbone(x_BCT).to(torch.float16).cpu().numpy()
-                    writers[key].write_table(_feature_table(batch["study_id"], features), ROW_GROUP_ROWS)
-                records += len(signal)
-        return pa.table({"records": [records]})
-
-
-def _feature_table(study_id: pa.Array, features: np.ndarray) -> pa.Table:
-    schema = feature_schema(features.shape[1], features.shape[2])
-    width = schema.field("features").type.byte_width
-    column = pa.Array.from_buffers(
-        pa.binary(width), len(features), [None, pa.py_buffer(np.ascontiguousarray(features))]
-    )
-    return pa.Table.from_arrays([study_id, column], schema=schema)
-
-
-def embed(data: str, backbones: Sequence[BackboneConfig], config: EmbedConfig | None = None) -> dict[str, str]:
+def embed(
+    data: str, backbones: Sequence[BackboneConfig], config: EmbedConfig | None = None, *, precision: str = "fp32"
+) -> dict[str, str]:
     """Compute the features of every backbone for every record shard; shards that are there are left alone.
 
     Args:
         data: a folder that prepare finished.
         backbones: usually those in mode "cached".
         config: actors, GPU share and batch size.
+        precision: of the run that will read the features, "fp32" or "bf16".
 
     Returns:
         Backbone name to feature key (folder under DIR/features/).
+
+    Raises:
+        ValueError: the cluster cannot hold the actors, or features do not fit into their type.
     """
     config = config or EmbedConfig()
     prepared = PreparedData(data)
     store, manifest = prepared.store, prepared.manifest
-    keyed = []
+    keyed, manifests = [], {}
     for backbone in backbones:
-        keyed.append((feature_key(backbone, build(backbone), manifest["records_key"]), backbone))
-    shards = []
-    for shard in range(manifest["shards"]):
-        if any(not store.exists(f"features/{key}/{shard_name(shard)}") for key, _ in keyed):
+        network = build(backbone)
+        identity = feature_identity(backbone, network, manifest["records_key"], precision)
+        key = feature_key(identity)
+        keyed.append((key, backbone))
+        manifests[key] = {**identity, **describe(backbone.name, network), "records": manifest["records"]}
+        del network
+    todo = unfinished(store, manifest["shards"], [key for key, _ in keyed])
+    if todo:
+        share = gpus_per_actor(config.num_gpus)
+        pool = actors(len(todo), share, config.workers, cpus=1 - FEEDING_CPUS)
+        feeding = {
+            "num_cpus": FEEDING_CPUS,
+            "compute": ray.data.TaskPoolStrategy(size=pool["compute"].min_size),
+        }
+        arguments = {
+            "data": store.root,
+            "backbones": keyed,
+            "batch_size": config.batch_size or batch_size(store, keyed, share, precision),
+            "precision": precision,
+            "gpu_share": share,
+        }
+        for _ in map_shards(
+            "embed",
+            todo,
+            (ReadShard(store.root), feeding),
+            (EncodeShard, {"fn_constructor_kwargs": arguments, **pool}),
+            (WriteShard(store.root), feeding),
+            records=lambda done: done["records"][0].as_py(),
+        ):
+            pass
+    for key, content in manifests.items():
+        folder = store / "features" / key
+        folder.remove_partial()
+        if not folder.exists("manifest.json"):
+            folder.write_json("manifest.json", content)
+    return {backbone.name: key for key, backbone in keyed}
+
+
+def unfinished(store: Store, shards: int, keys: Sequence[str]) -> list[pa.Table]:
+    """A table for each shard with records of which a backbone's features are missing; as many rows as it has records."""
+    there = {key: set((store / "features" / key).names()) for key in keys}
+    tables = []
+    for shard in range(shards):
+        if any(shard_name(shard) not in names for names in there.values()):
             with store.parquet(f"records/{shard_name(shard)}") as file:
                 rows = file.metadata.num_rows
-            shards.append(pa.table({"shard": np.full(rows, shard, dtype=np.int32)}) if rows else None)
-    shards = [shard for shard in shards if shard is not None]
-    for _ in map_shards(
-        "embed",
-        shards,
-        EmbedShard,
-        records=lambda done: done["records"][0].as_py(),
-        fn_constructor_kwargs={"data": store.root, "backbones": keyed, "batch_size": config.batch_size},
-        **actors(len(shards), config.num_gpus, config.workers),
-    ):
-        pass
-    return {backbone.name: key for key, backbone in keyed}
+            if rows:
+                tables.append(pa.table({"shard": np.full(rows, shard, dtype=np.int32)}))
+    return tables
+
+
+def batch_size(store: Store, backbones: Sequence[tuple[str, BackboneConfig]], share: float, precision: str) -> int:
+    """The size that a search finds on a GPU, kept for the same kind of GPU: a continued run rounds as it began."""
+    if not share:
+        return CPU_BATCH
+
+    @ray.remote(num_gpus=share)
+    def on_gpu(known: dict[str, int]) -> tuple[str, int]:
+        device = torch.device("cuda")
+        case = digest_of([[key for key, _ in backbones], torch.cuda.get_device_name(device), share])
+        if case in known:
+            return case, known[case]
+        networks = [build(config).eval().to(device) for _, config in backbones]
+        return case, find_batch_size(networks, device, share, precision)
+
+    name = "features/batch-sizes.json"
+    known = store.read_json(name) if store.exists(name) else {}
+    case, size = ray.get(on_gpu.remote(known))
+    if case not in known:
+        store.write_json(name, {**known, case: size})
+        print(f"embed: {size} records at once", flush=True)
+    return size

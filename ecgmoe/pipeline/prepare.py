@@ -81,14 +81,14 @@ def prepare(
         # From here on the folder is unfinished, and features of a shard that is written again would belong to another.
         store.remove("inputs.json")
         for features in (store / "features").names():
+            store.remove(f"features/{features}/manifest.json")
             for shard in todo:
                 store.remove(f"features/{features}/{shard_name(shard['shard'][0].as_py())}")
     for _ in map_shards(
         "prepare",
         todo,
-        PrepareShard(root, store.root, config.quality, config.reader, key),
+        (PrepareShard(root, store.root, config.quality, config.reader, key), {"num_cpus": 1}),
         records=lambda done: done["records"][0].as_py() + done["excluded"][0].as_py(),
-        num_cpus=1,
     ):
         pass
     (store / "records").remove_partial()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgmoe.pipeline.config import ROW_GROUP_ROWS
-from ecgmoe.pipeline.schema import LABEL_SCHEMA, SCHEMA_VERSION, shard_name, signals_of
+from ecgmoe.pipeline.schema import LABEL_SCHEMA, SCHEMA_VERSION, features_of, shard_name, signals_of
 from ecgmoe.pipeline.store import StorageError, Store
 
 
@@ -24,14 +24,14 @@ class RowGroup:
         signal: (n, 12, 5000) int16 microvolt.
         r_peaks: n arrays of samples.
         rr_ms: (n,) median of the detected RR, NaN where there is none.
-        features: by cached backbone (n, tokens, width) float16.
+        features: by cached backbone (n, tokens, width) float16 or float32.
     """
 
     study_id: npt.NDArray[np.int64]
     signal: npt.NDArray[np.int16]
     r_peaks: list[npt.NDArray[np.int32]]
     rr_ms: npt.NDArray[np.float32]
-    features: dict[str, npt.NDArray[np.float16]]
+    features: dict[str, npt.NDArray[np.floating]]
 
 
 class PreparedData:
@@ -81,7 +81,7 @@ class PreparedData:
                 raise StorageError(
                     f"{self.store.path(path)} holds features of other records: delete it and run jobs/embed.py"
                 )
-            features[backbone] = _features_of(table)
+            features[backbone] = features_of(table["features"], table.schema.field("features"))
         return RowGroup(
             study_id=study_id,
             signal=signals_of(records["signal"]),
@@ -93,14 +93,6 @@ class PreparedData:
     def _read(self, path: str, group: int, columns: list[str]) -> pa.Table:
         with self.store.parquet(path) as file:
             return file.read_row_group(group, columns=columns)
-
-
-def _features_of(table: pa.Table) -> npt.NDArray[np.float16]:
-    field = table.schema.field("features")
-    tokens, width = (int(size) for size in field.metadata[b"shape"].split()[0].split(b","))
-    array = table["features"].combine_chunks()
-    flat = np.frombuffer(array.buffers()[1], dtype="<f2", count=len(array) * tokens * width)
-    return flat.reshape(len(array), tokens, width)
 
 
 def row_groups(labels: pa.Table) -> npt.NDArray[np.int64]:

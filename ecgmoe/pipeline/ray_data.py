@@ -28,44 +28,57 @@ def connect(num_cpus: int | None = None) -> None:
         ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, **cpus)
 
 
-def actors(shards: int, num_gpus: float | None = None, workers: int | None = None) -> dict[str, Any]:
-    """Resources for a stage that holds a network: one actor per GPU share, or per CPU where there is none.
+def gpus_per_actor(num_gpus: float | None) -> float:
+    """`num_gpus` where it is set, else one where the cluster has any.
+
+    Raises:
+        ValueError: the cluster has no GPU to share.
+    """
+    connect()
+    there = ray.cluster_resources().get("GPU", 0)
+    if num_gpus is None:
+        return 1.0 if there >= 1 else 0.0
+    if num_gpus and there < num_gpus:
+        raise ValueError(f"num_gpus {num_gpus} per actor, but this cluster has {there:g} GPUs: leave it at 0")
+    return num_gpus
+
+
+def actors(shards: int, num_gpus: float | None = None, workers: int | None = None, cpus: float = 1.0) -> dict[str, Any]:
+    """Resources for a step that holds a network: one actor per GPU share, or per CPU where there is none.
 
     Args:
         shards: there are never more actors than shards.
         num_gpus: GPUs, or a fraction of one, per actor; None takes one where the cluster has any.
         workers: number of actors; None takes as many as the cluster holds.
+        cpus: of an actor without a GPU; less than 1 where other steps run beside it.
     """
-    connect()
+    share = gpus_per_actor(num_gpus)
     resources = ray.cluster_resources()
-    if num_gpus is None:
-        num_gpus = 1.0 if resources.get("GPU", 0) >= 1 else 0.0
-    there = int(resources.get("GPU", 0) / num_gpus) if num_gpus else int(resources.get("CPU", 1))
-    if num_gpus and not there:
-        raise ValueError(
-            f"num_gpus {num_gpus} per actor, but this cluster has {resources.get('GPU', 0):g} GPUs: leave it at 0"
-        )
+    # An actor cannot straddle two GPUs: three of 0.4 need two, not 1.2.
+    there = int(resources["GPU"]) * int(1 / share) if 0 < share < 1 else 0
+    there = there or int(resources["GPU"] / share if share else resources.get("CPU", 1))
     size = max(1, min(workers or there, shards))
-    share = {"num_gpus": num_gpus} if num_gpus else {"num_cpus": 1}
-    return {"compute": ray.data.ActorPoolStrategy(size=size), **share}
+    return {"compute": ray.data.ActorPoolStrategy(size=size), **({"num_gpus": share} if share else {"num_cpus": cpus})}
+
+
+Step = tuple[Any, dict[str, Any]]
+"""A function or class that takes and returns a pyarrow table, and its arguments for `Dataset.map_batches` (num_cpus,
+num_gpus, compute, fn_constructor_kwargs ...)."""
 
 
 def map_shards(
     stage: str,
     shards: Sequence[pa.Table],
-    transform: Any,
-    *,
+    *steps: Step,
     records: Callable[[pa.Table], int] = len,
-    **resources: Any,
 ) -> Iterator[pa.Table]:
-    """Send each shard's table through `transform` as one block and yield what comes back, in no fixed order.
+    """Send each shard's table through the steps as one block and yield what comes back, in no fixed order.
 
     Args:
         stage: name at the head of the progress lines.
         shards: one table per shard.
-        transform: function or class that takes and returns a pyarrow table; it writes its shard itself, atomically.
+        steps: each is an operator of its own; one of them writes the shard, atomically.
         records: number of records that a returned table stands for, for the progress.
-        resources: passed to `Dataset.map_batches` (num_cpus, num_gpus, compute, fn_constructor_kwargs ...).
     """
     if not shards:
         return
@@ -73,10 +86,14 @@ def map_shards(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # A shard is one block from end to end: cut in two, it would be written twice under one name.
+    context.target_max_block_size = None
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    dataset = ray.data.from_arrow(list(shards)).map_batches(
-        transform, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **resources
-    )
+    dataset = ray.data.from_arrow(list(shards))
+    for transform, resources in steps:
+        dataset = dataset.map_batches(
+            transform, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **resources
+        )
     progress = Progress(stage, sum(len(shard) for shard in shards))
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield table

@@ -2,6 +2,7 @@
 
 DIR/records/shard-00000.parquet                  what the waveform determines, RECORD_SCHEMA
 DIR/features/<backbone>-<digest>/shard-00000...  pooled features, same rows and row groups as records/
+DIR/features/<backbone>-<digest>/manifest.json   all that decided them, provenance of the weights; written last
 DIR/labels.parquet                               the only source of labels, patients and splits, LABEL_SCHEMA
 DIR/exclusions.parquet                           EXCLUSION_SCHEMA
 DIR/card.html, DIR/card.json                     what is in it: funnel, labels, distributions, examples
@@ -80,15 +81,35 @@ EXCLUSION_SCHEMA = pa.schema(
 )
 
 
-def feature_schema(tokens: int, width: int) -> pa.Schema:
-    """A feature shard: study_id (repeated so that a join by position can be checked) and pooled fp16 features."""
+FEATURE_TYPES = {"fp16": "float16", "fp32": "float32"}
+
+
+def feature_schema(tokens: int, width: int, dtype: str = "float16") -> pa.Schema:
+    """A feature shard: study_id (repeated so that a join by position can be checked) and pooled features."""
     features = pa.field(
         "features",
-        pa.binary(tokens * width * 2),
+        pa.binary(tokens * width * np.dtype(dtype).itemsize),
         nullable=False,
-        metadata={"dtype": "float16 little-endian", "shape": f"{tokens},{width} C order"},
+        metadata={"dtype": f"{dtype} little-endian", "shape": f"{tokens},{width} C order"},
     )
     return pa.schema([pa.field("study_id", pa.int64(), nullable=False), features])
+
+
+def features_to_array(features: npt.NDArray[np.floating]) -> pa.Array:
+    """Features (n, tokens, width) as the `features` column."""
+    width = features.itemsize * features.shape[1] * features.shape[2]
+    little = np.ascontiguousarray(features, dtype=features.dtype.newbyteorder("<"))
+    return pa.Array.from_buffers(pa.binary(width), len(features), [None, pa.py_buffer(little)])
+
+
+def features_of(column: pa.ChunkedArray, field: pa.Field) -> npt.NDArray[np.floating]:
+    """The `features` column as an array (n, tokens, width), with its schema's field."""
+    tokens, width = (int(size) for size in field.metadata[b"shape"].split()[0].split(b","))
+    dtype = np.dtype(field.metadata[b"dtype"].split()[0].decode()).newbyteorder("<")
+    array = column.combine_chunks()
+    start = array.offset * tokens * width * dtype.itemsize
+    flat = np.frombuffer(array.buffers()[1], dtype=dtype, count=len(array) * tokens * width, offset=start)
+    return flat.reshape(len(array), tokens, width)
 
 
 def shard_name(shard: int) -> str:

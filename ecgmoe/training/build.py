@@ -12,13 +12,8 @@ from ecgmoe.model.statistics import TrainingStatistics
 
 
 def build_backbones(config: RunConfig) -> dict[str, Backbone]:
-    """All backbones of the run in its order; those in mode "cached" and "frozen" without gradients."""
-    backbones = {}
-    for each in config.backbones:
-        backbone = build(each)
-        backbone.requires_grad_(each.mode == "full")
-        backbones[each.name] = backbone
-    return backbones
+    """All backbones of the run in its order, each with gradients where its mode trains."""
+    return {each.name: build(each) for each in config.backbones}
 
 
 def build_model(config: RunConfig, statistics: TrainingStatistics, backbones: dict[str, Backbone]) -> ECGMoE:

@@ -181,6 +181,5 @@ class Worker:
             tasks=tuple(task.name for task in self.tasks),
             taxonomy=self.config.taxonomy,
             backbones=self.backbones,
-            weights_from={each.name: each.weights for each in self.config.backbones},
             statistics=self.statistics,
         )

@@ -26,6 +26,8 @@ CLASSES = 15
 class Probe(Backbone):
     """One linear layer per sample: enough to be a backbone."""
 
+    leads, normalisation = "together", "none (mV)"
+
     def __init__(self) -> None:
         super().__init__(Architecture(samples=100, tokens=4), width=6)
         self.layer = nn.Linear(12, 6)
@@ -106,7 +108,6 @@ def saved_model(folder: Path, seed: int = 0) -> ECGMoE:
         tasks=TASK_NAMES,
         taxonomy="rhythm15",
         backbones=backbones,
-        weights_from=dict.fromkeys(backbones),
         statistics=statistics(),
     )
     save_model(folder, dict(net.state_dict()), content, {"timesnet": backbones["timesnet"]})

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +18,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ecgmoe.backbones import registry
+from ecgmoe.backbones import convert, load_official, registry
+from ecgmoe.backbones.base import Backbone
 from ecgmoe.backbones.checkpoints import CheckpointError
 from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.backbones.dlinear import DLinear
+from ecgmoe.backbones.ecgfm import EcgFm, strides
 from ecgmoe.backbones.moment import Moment
-from ecgmoe.backbones.timesnet import Architecture, TimesNet
+from ecgmoe.backbones.tempo import VOCABULARY, Tempo
+from ecgmoe.backbones.timesnet import TimesNet
 
 TOKEN_CONVOLUTION = "enc_embedding.value_embedding.tokenConv.weight"
 
@@ -64,6 +69,77 @@ def moment_folder(folder: Path, backbone: Moment, **changes: Any) -> Path:
     return folder
 
 
+def jittered(backbone: Any) -> Any:
+    """Every weight moved, so that none of them could be lost unseen (adapters start at 0, norms at 1)."""
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        for parameter in backbone.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return backbone.eval()
+
+
+def tempo_state(backbone: Tempo, *, old_peft: bool = False) -> dict[str, torch.Tensor]:
+    """The encoder under TEMPO's names, with GPT-2's whole word embedding and what the official code never uses."""
+    state = {}
+    for key, value in backbone.state_dict().items():
+        key = re.sub(r"^(in_layer|prompt_layer)\.(\w+)\.", r"\1_\2.", key)
+        key = re.sub(r"^gpt2\.", "gpt2_trend.base_model.model.", key)
+        state[key.replace(".base_layer.", ".") if old_peft else key] = value
+    words = torch.zeros(29_700, backbone.width)
+    words[list(VOCABULARY)] = state["gpt2_trend.base_model.model.wte.weight"]
+    state["gpt2_trend.base_model.model.wte.weight"] = words
+    state |= {"map_resid.weight": torch.zeros(3), "mul_season.a": torch.zeros(2, 1), "out_layer_noise.bias": words[0]}
+    state |= {f"rev_in_{part}.affine_weight": torch.ones(1) for part in ("season", "noise")}
+    if old_peft:
+        # So do older transformers: their causal masks were buffers.
+        at = "gpt2_trend.base_model.model.h.0.attn"
+        state |= {f"{at}.bias": torch.ones(1, 1, 8, 8), f"{at}.masked_bias": torch.tensor(-1e4)}
+    return state
+
+
+def ecgfm_file(
+    path: Path, backbone: EcgFm, *, classifier: bool = False, old_norm: bool = False, **changes: Any
+) -> Path:
+    """A fairseq state of pretraining or of a fine-tuned classifier."""
+    names = {
+        "feature_projection.layer_norm.": "layer_norm.",
+        "feature_projection.projection.": "post_extract_proj.",
+        "encoder.pos_conv_embed.conv.": "conv_pos.pos_conv.0.",
+        "feature_extractor.conv_layers.0.layer_norm.": "feature_extractor.conv_layers.0.2.",
+    }
+    state: dict[str, torch.Tensor] = {}
+    for key, value in backbone.net.state_dict().items():
+        for ours, theirs in names.items():
+            key = theirs + key[len(ours) :] if key.startswith(ours) else key
+        key = re.sub(r"(conv_layers\.\d+)\.conv\.", r"\1.0.", key)
+        if key.startswith("encoder.layers."):
+            key = re.sub(r"(layers\.\d+)\.layer_norm\.", r"\1.self_attn_layer_norm.", key)
+        for ours, theirs in (
+            (".attention.", ".self_attn."),
+            ("feed_forward.intermediate_dense", "fc1"),
+            ("feed_forward.output_dense", "fc2"),
+        ):
+            key = key.replace(ours, theirs)
+        if old_norm:
+            key = key.replace("parametrizations.weight.original0", "weight_g")
+            key = key.replace("parametrizations.weight.original1", "weight_v")
+        state[key] = value
+    if classifier:
+        state = {f"encoder.{key}": value for key, value in state.items()} | {"proj.weight": torch.zeros(2, 3)}
+    else:
+        state |= {"mask_emb": torch.zeros(3), "quantizer.vars": torch.zeros(3), "final_proj.bias": torch.zeros(2)}
+    sizes = backbone.architecture
+    settings = {
+        "_name": "ecg_transformer_classifier" if classifier else "wav2vec2_cmsc",
+        "conv_feature_layers": f"{list(sizes.convolutions[:1])} + {list(sizes.convolutions[1:2])} * 3",
+        "encoder_attention_heads": sizes.heads,
+        **changes,
+    }
+    content = {"args": None, "cfg": {"model": settings}, "model": state, "optimizer_history": [], "extra_state": {}}
+    torch.save(content, path)
+    return path
+
+
 @pytest.mark.parametrize("individual", [False, True])
 def test_dlinear_reads_shared_and_individual_layers(individual: bool, tmp_path: Path) -> None:
     written = DLinear(replace(DLinear.sizes["tiny"], individual=individual))
@@ -73,20 +149,99 @@ def test_dlinear_reads_shared_and_individual_layers(individual: bool, tmp_path: 
     assert torch.equal(read.encode(ecgs(336)), written.encode(ecgs(336)))
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        {"predict_linear.weight": torch.zeros(346, 250), "projection.weight": torch.zeros(12, 8)},
-        {"projection.weight": torch.zeros(5, 250 * 8)},
-    ],
-    ids=["forecasting", "classification"],
-)
-def test_timesnet_infers_every_size_from_the_keys(head: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    written = TimesNet(replace(TimesNet.sizes["tiny"], layers=2, kernels=4, hidden=10, periods=3))
-    torch.save(timesnet_state(written, head), tmp_path / "checkpoint.pth")
+@pytest.mark.parametrize("horizon", [0, 96], ids=["classification", "forecasting"])
+def test_timesnet_infers_every_size_from_the_keys(horizon: int, tmp_path: Path) -> None:
+    size = replace(TimesNet.sizes["tiny"], layers=2, kernels=4, hidden=10, periods=3, horizon=horizon)
+    written = TimesNet(size)
+    head = torch.zeros(12, 8) if horizon else torch.zeros(5, 250 * 8)
+    torch.save(timesnet_state(written, {"projection.weight": head}), tmp_path / "checkpoint.pth")
     read = TimesNet.from_pretrained(str(tmp_path / "checkpoint.pth"), tokens=25)
     assert read.architecture == written.architecture
     assert torch.equal(read.encode(ecgs(250)), written.encode(ecgs(250)))
+    assert read.encode(ecgs(250)).shape == (2, 250 + horizon, 8)
+
+
+@pytest.mark.parametrize("old_peft", [False, True], ids=["base_layer", "older peft and transformers"])
+def test_tempo_reads_both_spellings(old_peft: bool, tmp_path: Path) -> None:
+    written = jittered(Tempo(replace(Tempo.sizes["tiny"], width=64, heads=4, layers=2, rank=3)))
+    torch.save(tempo_state(written, old_peft=old_peft), tmp_path / "tempo.pth")
+    read = load_official("tempo", tmp_path / "tempo.pth")
+    assert read.backbone.architecture == written.architecture
+    assert torch.equal(read(ecgs(336)), written.encode(ecgs(336)))
+    assert read.backbone.provenance is not None
+    assert read.backbone.provenance.licence == "Apache-2.0"
+
+
+@pytest.mark.parametrize("old_norm", [False, True], ids=["parametrizations", "weight_g"])
+@pytest.mark.parametrize("classifier", [False, True], ids=["pretrained", "fine-tuned"])
+def test_ecgfm_reads_both_spellings_and_both_models(classifier: bool, old_norm: bool, tmp_path: Path) -> None:
+    written = jittered(EcgFm(replace(EcgFm.sizes["tiny"], layers=2)))
+    path = ecgfm_file(tmp_path / "ecgfm.pt", written, classifier=classifier, old_norm=old_norm)
+    read = load_official("ecgfm", path)
+    assert read.backbone.architecture == written.architecture
+    assert torch.equal(read(ecgs(2500)), written.encode(ecgs(2500)))
+    assert read.backbone.provenance is not None
+    assert "MIMIC-IV-ECG" in read.backbone.provenance.pretraining
+    assert ("labels" in read.backbone.provenance.pretraining) == classifier
+
+
+def test_strides_are_parsed_and_never_run() -> None:
+    def of(text: str, count: int) -> list[int]:
+        return strides({"conv_feature_layers": text}, count, "file")
+
+    assert of("[(256, 2, 2)] * 4", 4) == [2, 2, 2, 2]
+    assert of("[(512, 10, 5)] + [(512, 3, 2)] * 2", 3) == [5, 2, 2]
+    assert strides({}, 4, "file") == [2] * 4
+    for text in (
+        "__import__('os').system('true')",
+        "[(1, 2)] * 4",
+        "[(1, 2, 3)] * 10**9",
+        "[",
+        "[(1, 2, 3)] * 'x'",
+        "7",
+    ):
+        with pytest.raises(CheckpointError, match="is not a list of convolutions"):
+            of(text, 4)
+    with pytest.raises(CheckpointError, match="names 2 convolutions, it has 4"):
+        of("[(256, 2, 2)] * 2", 4)
+
+
+OFFICIAL = {
+    "dlinear": lambda folder, it: torch.save(it.state_dict(), folder / "a.pth"),
+    "timesnet": lambda folder, it: torch.save(
+        timesnet_state(it, {"projection.weight": torch.zeros(5, 250 * 8)}), folder / "a.pth"
+    ),
+    "moment": lambda folder, it: moment_folder(folder / "moment", it),
+    "tempo": lambda folder, it: torch.save(tempo_state(it), folder / "a.pth"),
+    "ecgfm": lambda folder, it: ecgfm_file(folder / "a.pt", it),
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_a_converted_file_gives_the_same_and_knows_where_it_came_from(name: str, tmp_path: Path) -> None:
+    kind = registry.backbone_class(name)
+    # What no weight tells has to have its usual value.
+    untold: dict[str, dict[str, int]] = {"tempo": {"heads": 4}, "timesnet": {"periods": 3}}
+    written = jittered(kind(replace(kind.sizes["tiny"], **untold.get(name, {}))))
+    OFFICIAL[name](tmp_path, written)
+    source = tmp_path / "moment" if name == "moment" else next(tmp_path.glob("a.*"))
+    header = convert(name, str(source), tmp_path / "out" / "weights.safetensors")
+    # The official file may be gone.
+    shutil.rmtree(source) if source.is_dir() else source.unlink()
+    read: Backbone = kind.from_pretrained(str(tmp_path / "out" / "weights.safetensors"), tokens=2).eval()
+    assert (read.architecture.tokens, read.tokens) == (2, 2)
+    x = ecgs(5000)
+    with torch.no_grad():
+        assert torch.equal(read.encode(read.own_input(x)), written.encode(written.own_input(x)))
+    assert read.provenance is not None
+    assert header["provenance"]["source"] == read.provenance.source == source.name
+    assert set(header["provenance"]) == {"source", "sha256", "licence", "pretraining"}
+    with pytest.raises(CheckpointError, match=f"holds the weights of {kind.__name__}, not of"):
+        registry.backbone_class("dlinear" if name != "dlinear" else "tempo").from_pretrained(
+            str(tmp_path / "out" / "weights.safetensors")
+        )
+    with pytest.raises(ValueError, match="must be called"):
+        convert(name, str(source), tmp_path / "weights.pth")
 
 
 def test_timesnet_of_one_channel_is_refused_on_twelve_leads() -> None:
@@ -157,13 +312,70 @@ def test_moment_names_what_does_not_fit(tmp_path: Path) -> None:
         Moment.from_pretrained(str(tmp_path / "absent"))
 
 
+def test_tempo_names_the_keys_that_do_not_fit(tmp_path: Path) -> None:
+    path, good = tmp_path / "tempo.pth", tempo_state(Tempo(replace(Tempo.sizes["tiny"], heads=4)))
+    torch.save(
+        {key: value for key, value in good.items() if not key.endswith("ln_f.bias")} | {"more": good["mul_season.a"]},
+        path,
+    )
+    with pytest.raises(CheckpointError, match=r"missing: gpt2\.ln_f\.bias; unexpected: more"):
+        load_official("tempo", path)
+    # Without the dot before "attn" the pattern of old masks would swallow c_attn.bias.
+    bias = "gpt2_trend.base_model.model.h.0.attn.c_attn.base_layer.bias"
+    torch.save({key: value for key, value in good.items() if key != bias}, path)
+    with pytest.raises(CheckpointError, match=r"missing: gpt2\.h\.0\.attn\.c_attn\.base_layer\.bias"):
+        load_official("tempo", path)
+    torch.save(good | {"gpt2_trend.base_model.model.wte.weight": torch.zeros(100, 32)}, path)
+    with pytest.raises(CheckpointError, match="has 100 rows"):
+        load_official("tempo", path)
+
+
+def test_ecgfm_names_what_does_not_fit(tmp_path: Path) -> None:
+    backbone = EcgFm(EcgFm.sizes["tiny"])
+    with pytest.raises(CheckpointError, match="holds a model 'hubert'; ECG-FM is one of"):
+        load_official("ecgfm", ecgfm_file(tmp_path / "a.pt", backbone, _name="hubert"))
+    torch.save(DLinear(DLinear.sizes["tiny"]).state_dict(), tmp_path / "b.pt")
+    with pytest.raises(CheckpointError, match="is not a fairseq state"):
+        load_official("ecgfm", tmp_path / "b.pt")
+    content = torch.load(ecgfm_file(tmp_path / "c.pt", backbone), weights_only=True)
+    content["model"]["encoder.more"] = content["model"].pop("encoder.layer_norm.bias")
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=r"missing: encoder\.layer_norm\.bias; unexpected: encoder\.more"):
+        load_official("ecgfm", tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=r"holds 3 files \*\.pt .*: name the file"):
+        load_official("ecgfm", tmp_path)
+
+
+def test_the_hub_is_asked_by_owner_and_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+    torch.save(tempo_state(Tempo(replace(Tempo.sizes["tiny"], heads=4))), tmp_path / "tempo.pth")
+
+    def download(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        return str(tmp_path / "tempo.pth")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert load_official("tempo", "Melady/TEMPO").backbone.provenance.source == "Melady/TEMPO"  # type: ignore[union-attr]
+    load_official("tempo", "Melady/TEMPO/other.pth")
+    assert asked == [("Melady/TEMPO", "TEMPO-80M_v1.pth"), ("Melady/TEMPO", "other.pth")]
+    with pytest.raises(CheckpointError, match="no weights at someone/dlinear"):
+        load_official("dlinear", "someone/dlinear")
+
+
+def test_a_hub_that_cannot_be_reached_is_named() -> None:
+    # HF_HUB_OFFLINE is set for all tests.
+    for name, repository in (("tempo", "Melady/TEMPO"), ("ecgfm", "wanglab/ecg-fm")):
+        with pytest.raises(CheckpointError, match=f"could not be fetched from {repository} on the hub"):
+            load_official(name, repository)
+
+
 @pytest.mark.parametrize("keep", [4, 200, -100], ids=["magic", "header", "tail"])
 def test_a_torn_file_is_refused(keep: int, tmp_path: Path) -> None:
     for name, write in (("a.pth", torch.save), ("b.safetensors", save_file)):
         path = tmp_path / name
         write(DLinear(DLinear.sizes["tiny"]).state_dict(), path)
         path.write_bytes(path.read_bytes()[:keep])
-        with pytest.raises(CheckpointError, match="cannot be read as weights alone"):
+        with pytest.raises(CheckpointError, match=r"cannot be read as weights alone|is not a whole safetensors file"):
             DLinear.from_pretrained(str(path))
 
 
@@ -181,8 +393,9 @@ class Exploit:
 def test_a_pickle_that_would_execute_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"a": Exploit()}))
-    with pytest.raises(CheckpointError, match="cannot be read as weights alone"):
-        DLinear.from_pretrained("evil.pth")
+    for name in ("dlinear", "timesnet", "tempo", "ecgfm"):
+        with pytest.raises(CheckpointError, match="cannot be read as weights alone"):
+            load_official(name, "evil.pth")
     assert not Path("executed").exists()
 
 
@@ -190,8 +403,3 @@ def test_without_momentfm_the_error_says_how_to_install_it(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "momentfm", None)
     with pytest.raises(ImportError, match=r"install ecgmoe\[moment\] with uv"):
         registry.build(BackboneConfig(name="moment"))
-
-
-def test_the_architecture_of_timesnet_is_checked_through_json() -> None:
-    with pytest.raises(ValueError, match="widht"):
-        registry.rebuild("timesnet", {**vars(Architecture()), "widht": 3})

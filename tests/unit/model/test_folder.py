@@ -28,7 +28,7 @@ def test_a_loaded_model_predicts_the_same_from_waveforms_alone(tmp_path: Path) -
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
     assert config["classes"]["arrhythmia"][14] == "sinus rhythm"
-    assert config["backbones"][0]["weights_from"] is None
+    assert config["backbones"][0]["provenance"] is None
 
 
 def test_it_loads_without_ray_and_deepspeed(tmp_path: Path) -> None:
