@@ -67,23 +67,13 @@ def embed(
     """
     config = config or EmbedConfig()
     prepared = PreparedData(data)
-    store, manifest = prepared.store, prepared.manifest
-    keyed, manifests = [], {}
-    for backbone in backbones:
-        network = build(backbone)
-        identity = feature_identity(backbone, network, manifest["records_key"], precision)
-        key = feature_key(identity)
-        keyed.append((key, backbone))
-        manifests[key] = {**identity, **describe(backbone.name, network), "records": manifest["records"]}
-        del network
-    todo = unfinished(store, manifest["shards"], [key for key, _ in keyed])
+    store = prepared.store
+    keyed, manifests = feature_plan(prepared, backbones, precision)
+    todo = unfinished(store, prepared.manifest["shards"], [key for key, _ in keyed])
     if todo:
         share = gpus_per_actor(config.num_gpus)
         pool = actors(len(todo), share, config.workers, cpus=1 - FEEDING_CPUS)
-        feeding = {
-            "num_cpus": FEEDING_CPUS,
-            "compute": ray.data.TaskPoolStrategy(size=pool["compute"].min_size),
-        }
+        feeding = {"num_cpus": FEEDING_CPUS, "compute": ray.data.TaskPoolStrategy(size=pool["compute"].min_size)}
         arguments = {
             "data": store.root,
             "backbones": keyed,
@@ -100,12 +90,31 @@ def embed(
             records=lambda done: done["records"][0].as_py(),
         ):
             pass
+    finish(store, manifests)
+    return {backbone.name: key for key, backbone in keyed}
+
+
+def feature_plan(
+    prepared: PreparedData, backbones: Sequence[BackboneConfig], precision: str
+) -> tuple[list[tuple[str, BackboneConfig]], dict[str, dict[str, Any]]]:
+    """Feature key of each backbone, and by key what its manifest will say."""
+    keyed, manifests = [], {}
+    for backbone in backbones:
+        network = build(backbone)
+        identity = feature_identity(backbone, network, prepared.manifest["records_key"], precision)
+        key = feature_key(identity)
+        keyed.append((key, backbone))
+        manifests[key] = {**identity, **describe(backbone.name, network), "records": prepared.manifest["records"]}
+    return keyed, manifests
+
+
+def finish(store: Store, manifests: dict[str, dict[str, Any]]) -> None:
+    """Write the manifests of feature folders that are whole now, and clear what killed writers left there."""
     for key, content in manifests.items():
         folder = store / "features" / key
         folder.remove_partial()
         if not folder.exists("manifest.json"):
             folder.write_json("manifest.json", content)
-    return {backbone.name: key for key, backbone in keyed}
 
 
 def unfinished(store: Store, shards: int, keys: Sequence[str]) -> list[pa.Table]:

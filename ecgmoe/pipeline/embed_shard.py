@@ -88,7 +88,8 @@ class EncodeShard:
         x_BCT = to_millivolt(torch.from_numpy(signals.copy()).to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             encoded = {key: self.backbones[key](x_BCT) for key in keys}
-        return {key: value.float().cpu().numpy().astype(self.types[key]) for key, value in encoded.items()}
+        with np.errstate(over="ignore"):  # reported with the name of the shard
+            return {key: value.float().cpu().numpy().astype(self.types[key]) for key, value in encoded.items()}
 
 
 class WriteShard:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +10,10 @@ import torch
 from distributed import run_distributed
 from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.config import RunConfig
-from ecgmoe.config_tools import to_dict
 from ecgmoe.model.config import LossConfig, ModelConfig
-from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.training.config import TrainingConfig
-from ecgmoe.training.fit_statistics import training_statistics
-from ecgmoe.training.job import WorkerJob
 from prepared_examples import simulated_and_prepared
+from training_examples import job_of, train_some
 
 pytestmark = pytest.mark.distributed
 
@@ -41,43 +37,6 @@ def config(contrastive: float = 0.1, **training: Any) -> RunConfig:
     )
 
 
-def train_some(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A few steps of each job in one process group; losses, gradient norms and final weights."""
-    from ecgmoe.training.checkpoint import full_state
-    from ecgmoe.training.engine import sum_over_ranks
-    from ecgmoe.training.worker import Worker
-
-    results = []
-    for job in jobs:
-        worker = Worker(WorkerJob(**job))
-        plan = worker.plan(0)
-        losses, norms = [], []
-        for index, batch in worker.batches(plan, 0):
-            if index == STEPS:
-                break
-            parts = worker.step(batch, plan.batch(index))
-            losses.append(sum_over_ranks(torch.stack(list(parts.values()))).tolist())
-            # At stage 0 DeepSpeed clips without telling the norm.
-            norm = worker.engine.get_global_grad_norm()
-            norms.append(None if norm is None else float(norm))
-        results.append({"losses": losses, "norms": norms, "state": full_state(worker.engine)})
-        worker.engine.destroy()
-    return results
-
-
-def job_of(config: RunConfig, data: Path) -> dict[str, Any]:
-    prepared = PreparedData(str(data))
-    statistics = training_statistics(prepared, prepared.labels(), config)
-    return {
-        "config": to_dict(config),
-        "data": str(data),
-        "features": {},
-        "statistics": to_dict(statistics),
-        "tracking_uri": f"sqlite:///{data.parent}/mlflow.db",
-        "mlflow_run_id": "unused",
-    }
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     data = simulated_and_prepared(tmp_path_factory.mktemp("mathematics"))
@@ -86,7 +45,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     found = {}
     for world in (1, 2):
         names = [name for name, each in configs.items() if each.training.num_workers == world]
-        ranks = run_distributed(train_some, world, [job_of(configs[name], data) for name in names])
+        ranks = run_distributed(train_some, world, [job_of(configs[name], data) for name in names], STEPS)
         for rank in ranks[1:]:
             assert [each["losses"] for each in rank] == [each["losses"] for each in ranks[0]]
         found |= dict(zip(names, ranks[0], strict=True))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.datasets.index import build_index
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
+from ecgmoe.pipeline import embed
 from ecgmoe.pipeline.config import DatasetName, PrepareConfig
+from ecgmoe.pipeline.embed_shard import EncodeShard, ReadShard, WriteShard
 from ecgmoe.pipeline.prepare import finish, refuse_other_plan, shard_plan
+from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.record_shard import PrepareShard
 from ecgmoe.pipeline.store import Store, digest_of
 
@@ -32,3 +37,18 @@ def simulated_and_prepared(folder: Path, *, patients: int = 80, studies: int = 2
     simulate(folder / "raw", SimulationConfig(patients=patients, studies=studies, seed=seed))
     prepare_here(folder / "raw", folder / "data")
     return folder / "data"
+
+
+def embed_here(
+    data: Path, backbones: Sequence[BackboneConfig], precision: str = "fp32", batch_size: int = 32
+) -> dict[str, str]:
+    """What `embed` does, shard by shard in this process; returns the feature keys."""
+    prepared = PreparedData(str(data))
+    store = prepared.store
+    keyed, manifests = embed.feature_plan(prepared, backbones, precision)
+    read, write = ReadShard(store.root), WriteShard(store.root)
+    encode = EncodeShard(store.root, keyed, batch_size, precision, gpu_share=0)
+    for shard in embed.unfinished(store, prepared.manifest["shards"], [key for key, _ in keyed]):
+        write(encode(read(shard)))
+    embed.finish(store, manifests)
+    return {backbone.name: key for key, backbone in keyed}
