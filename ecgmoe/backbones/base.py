@@ -88,6 +88,9 @@ class Backbone(nn.Module, ABC):
     """Named architectures: tiny, base, large."""
     attention: ClassVar[tuple[str, ...]] = ()
     """Names of the linear layers that adapters go on; empty where the encoder has no attention."""
+    called_by_data: ClassVar[tuple[type[nn.Module], ...]] = ()
+    """Modules that call their own parts more or less often from batch to batch. ZeRO 3 fetches weights at every call, and
+    ranks that call differently would wait for each other for ever: such a module is fetched as a whole."""
     own_lora: Lora | None = None
     """Adapters that are part of the encoder's published weights."""
 

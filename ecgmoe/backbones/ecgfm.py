@@ -202,7 +202,7 @@ class EcgFm(base.Backbone):
         return base.pool_tokens(feature, self.tokens)
 
     def checkpoint_gradients(self) -> None:
-        self.net.gradient_checkpointing_enable({"use_reentrant": False})
+        self.net.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def encoder_state(state: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:

@@ -152,7 +152,7 @@ class Moment(base.Backbone):
         return self.net.embed(x_enc=x_BCS, input_mask=mask_BS, reduction="none").embeddings
 
     def checkpoint_gradients(self) -> None:
-        self.net.encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        self.net.encoder.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def checkpoint_folder(source: str) -> Path:

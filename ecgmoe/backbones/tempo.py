@@ -183,7 +183,7 @@ class Tempo(base.Backbone):
         return feature.unflatten(0, x_BCS.shape[:2])
 
     def checkpoint_gradients(self) -> None:
-        self.gpt2.gradient_checkpointing_enable({"use_reentrant": False})
+        self.gpt2.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def encoder_state(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

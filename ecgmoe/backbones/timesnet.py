@@ -110,6 +110,8 @@ class TimesBlock(nn.Module):
 class TimesNet(base.Backbone):
     """The encoder of TimesNet: circular token convolution, positions, TimesBlocks with one shared LayerNorm."""
 
+    # As often as a batch has different periods.
+    called_by_data = (TimesBlock,)
     leads = "together"
     normalisation = "none (units of 0.25 mV)"
     architecture_type = Architecture

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ecgmoe.backbones.base import Backbone
 from ecgmoe.training.config import TrainingConfig
 
 BUCKET_ELEMENTS = 50_000_000
@@ -42,6 +43,10 @@ def initialise(model: nn.Module, config: TrainingConfig, total_steps: int) -> de
 
     Only parameters that require a gradient reach the optimiser. The process group must exist.
     """
+    if config.zero_stage == 3:
+        kinds = {kind for module in model.modules() if isinstance(module, Backbone) for kind in module.called_by_data}
+        if kinds:
+            deepspeed.utils.set_z3_leaf_modules(model, list(kinds))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         [
