@@ -1,6 +1,7 @@
 """Measure the stages on this machine. Prints JSON; --out keeps it.
 
 prepare: records per second on one and two workers, beside the sum of its parts
+embed: records per second of each backbone, beside bare PyTorch loops over the same batches
 scale: so many simulated ECGs through prepare: disk and memory
 index: tables of so many studies: the driver's memory
 labevents: a generated laboratory table of so many rows
@@ -29,13 +30,13 @@ class Options:
         stage: what to measure.
         dataset: prepare: which reader.
         root: prepare: the dataset; simulated ECGs without it.
-        size: ECGs (prepare, scale, index) or rows (labevents).
-        repeats: prepare: rounds of parts and whole.
+        size: ECGs (prepare, embed, scale, index) or rows (labevents).
+        repeats: prepare, embed: rounds of parts and whole.
         scratch: folder for what is generated; a temporary one by default.
         out: JSON file for the result.
     """
 
-    stage: Literal["prepare", "scale", "index", "labevents"]
+    stage: Literal["prepare", "embed", "scale", "index", "labevents"]
     dataset: DatasetName = "simulated"
     root: str | None = None
     size: int = 2000
@@ -66,6 +67,16 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
             simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
         return prepare_benchmark(options.dataset, root, scratch / "data", repeats=options.repeats)
 
+    def embed() -> dict[str, Any]:
+        from ecgmoe.benchmark.embed import embed_benchmark
+        from ecgmoe.ecg.simulate import SimulationConfig, simulate
+        from ecgmoe.pipeline.config import PrepareConfig
+        from ecgmoe.pipeline.prepare import prepare as run_prepare
+
+        simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
+        run_prepare("simulated", str(scratch / "raw"), str(scratch / "data"), config=PrepareConfig(shard_rows=64))
+        return embed_benchmark(str(scratch / "data"), repeats=options.repeats)
+
     def scale() -> dict[str, Any]:
         from ecgmoe.benchmark.prepare import scale_benchmark
 
@@ -81,7 +92,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
         return labevents_benchmark(options.size)
 
-    return {"prepare": prepare, "scale": scale, "index": index, "labevents": labevents}
+    return {"prepare": prepare, "embed": embed, "scale": scale, "index": index, "labevents": labevents}
 
 
 def _machine() -> dict[str, Any]:

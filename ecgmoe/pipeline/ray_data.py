@@ -50,7 +50,6 @@ def actors(shards: int, num_gpus: float | None = None, workers: int | None = Non
         shards: there are never more actors than shards.
         num_gpus: GPUs, or a fraction of one, per actor; None takes one where the cluster has any.
         workers: number of actors; None takes as many as the cluster holds.
-        cpus: of an actor without a GPU; less than 1 where other steps run beside it.
     """
     share = gpus_per_actor(num_gpus)
     resources = ray.cluster_resources()
@@ -58,7 +57,7 @@ def actors(shards: int, num_gpus: float | None = None, workers: int | None = Non
     there = int(resources["GPU"]) * int(1 / share) if 0 < share < 1 else 0
     there = there or int(resources["GPU"] / share if share else resources.get("CPU", 1))
     size = max(1, min(workers or there, shards))
-    return {"compute": ray.data.ActorPoolStrategy(size=size), **({"num_gpus": share} if share else {"num_cpus": cpus})}
+    return {"compute": ray.data.ActorPoolStrategy(size=size), **({"num_gpus": share} if share else {"num_cpus": 1})}
 
 
 Step = tuple[Any, dict[str, Any]]

@@ -10,7 +10,7 @@ from ecgmoe.datasets.index import build_index
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.pipeline import embed
 from ecgmoe.pipeline.config import DatasetName, PrepareConfig
-from ecgmoe.pipeline.embed_shard import EncodeShard, ReadShard, WriteShard
+from ecgmoe.pipeline.embed_shard import EmbedShard
 from ecgmoe.pipeline.prepare import finish, refuse_other_plan, shard_plan
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.record_shard import PrepareShard
@@ -46,9 +46,8 @@ def embed_here(
     prepared = PreparedData(str(data))
     store = prepared.store
     keyed, manifests = embed.feature_plan(prepared, backbones, precision)
-    read, write = ReadShard(store.root), WriteShard(store.root)
-    encode = EncodeShard(store.root, keyed, batch_size, precision, gpu_share=0)
+    write = EmbedShard(store.root, backbones=keyed, batch_size=batch_size, precision=precision, gpu_share=0)
     for shard in embed.unfinished(store, prepared.manifest["shards"], [key for key, _ in keyed]):
-        write(encode(read(shard)))
+        write(shard)
     embed.finish(store, manifests)
     return {backbone.name: key for key, backbone in keyed}

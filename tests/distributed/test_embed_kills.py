@@ -1,0 +1,86 @@
+"""embed survives kills with the bytes of an uninterrupted run, and computes only what is not there."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from ecgmoe.config import tiny
+from ecgmoe.ecg.simulate import SimulationConfig, simulate
+from ecgmoe.pipeline import embed
+from ecgmoe.pipeline.config import EmbedConfig, PrepareConfig
+from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.ray_data import connect, map_shards
+from jobs import job, running
+from prepared_examples import embed_here, prepare_here
+
+pytestmark = pytest.mark.distributed
+
+
+def content(data: Path) -> dict[str, bytes]:
+    files = [path for path in sorted((data / "features").rglob("*")) if path.is_file()]
+    return {str(path.relative_to(data)): path.read_bytes() for path in files}
+
+
+def shards(data: Path) -> int:
+    return len(list((data / "features").glob("*/shard-*.parquet")))
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run in one process without Ray."""
+    folder = tmp_path_factory.mktemp("expected")
+    simulate(folder / "raw", SimulationConfig(patients=400, studies=800, seed=3))
+    prepare_here(folder / "raw", folder / "data", PrepareConfig(shard_rows=32))
+    embed_here(folder / "data", tiny().cached)
+    return folder
+
+
+def test_kills_and_other_weights(expected: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    prepare_here(expected / "raw", data, PrepareConfig(shard_rows=32))
+    options = ["tiny", "--data", str(data)]
+    for number, kind in enumerate((signal.SIGKILL, signal.SIGINT)):
+        before = shards(data)
+        with running(tmp_path / f"{number}.log", "embed", *options) as run:
+            end = time.monotonic() + 180
+            while shards(data) < before + 4:
+                assert run.process.poll() is None, run.text()
+                assert time.monotonic() < end, run.text()
+                time.sleep(0.02)
+            run.process.send_signal(kind)
+            assert run.wait() != 0, "embed was done before the kill: give it more studies"
+    assert not list((data / "features").glob("*/manifest.json")), "a manifest is written last"
+    job("embed", *options)
+    assert content(data) == content(expected / "data")
+    # Other weights of one backbone: the others' features stay as they are.
+    times = {path: path.stat().st_mtime_ns for path in (data / "features").rglob("*") if path.is_file()}
+    said = job("embed", *options, "--backbones.2.seed", "1")
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    added = {path.parent.name for path in (data / "features").rglob("shard-*.parquet") if path not in times}
+    assert len(added) == 1
+    assert f"moment: {data}/features/{added.pop()}" in said
+
+
+def test_three_operators_write_what_one_writes(expected: Path, tmp_path: Path) -> None:
+    """The way of a machine with GPUs, on actors without one."""
+    data = tmp_path / "data"
+    prepare_here(expected / "raw", data, PrepareConfig(shard_rows=32))
+    prepared = PreparedData(str(data))
+    keyed, manifests = embed.feature_plan(prepared, tiny().cached, "fp32")
+    todo = embed.unfinished(prepared.store, prepared.manifest["shards"], list(manifests))
+    connect(num_cpus=3)
+    try:
+        config = EmbedConfig(workers=2, num_gpus=0)
+        steps = embed.steps(prepared.store, keyed, len(todo), config, "fp32", apart=True)
+        assert len(steps) == 3
+        records = [table["records"][0].as_py() for table in map_shards("embed", todo, *steps)]
+    finally:
+        ray.shutdown()
+    embed.finish(prepared.store, manifests)
+    assert sum(records) == prepared.manifest["records"]
+    assert content(data) == content(expected / "data")
