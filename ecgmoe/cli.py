@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,11 @@ def parse(options: type[T], argv: Sequence[str], description: str, default: T | 
 def take_preset(argv: Sequence[str], presets: Mapping[str, Callable[[], T]], default: str) -> tuple[str, T, list[str]]:
     """Split a leading preset name off a command line.
 
+    Args:
+        argv: without the program's name.
+        presets: by name; "package.module:function" calls one of the user's own.
+        default: name where the command line begins with an option.
+
     Returns:
         Its name, its configuration, and the rest of the command line.
 
@@ -44,9 +50,22 @@ def take_preset(argv: Sequence[str], presets: Mapping[str, Callable[[], T]], def
     name = default
     if rest and not rest[0].startswith("-"):
         name = rest.pop(0)
+    if ":" in name:
+        return (*_own_preset(name), rest)
     if name not in presets:
-        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(presets)}")
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(presets)}, or package.module:function")
     return name, presets[name](), rest
+
+
+def _own_preset(path: str) -> tuple[str, Any]:
+    module, _, function = path.partition(":")
+    try:
+        preset = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"preset {path}: {error}; write it as package.module:function, with the folder of the module on PYTHONPATH"
+        ) from error
+    return function, preset()
 
 
 def run_job(main: Callable[[list[str]], None]) -> None:

@@ -104,7 +104,7 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
     with store.writing(f"predictions/{split}.parquet") as file:
         pq.write_table(predictions, file, compression="zstd")
     title = f"{name}: {split} split of {prepared.manifest['dataset']}, {len(predictions):,} records"
-    remarks = notes(config, prepared.manifest, metrics)
+    remarks = notes(config, prepared.manifest, metrics, store.read_json("model/config.json")["backbones"])
     report = "report" if split == "test" else f"report-{split}"
     # metrics.json goes last: it says that the report is whole.
     for file_name, text in report_files(metrics, title, remarks).items():
@@ -115,13 +115,22 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
     return metrics
 
 
-def notes(config: RunConfig, manifest: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
-    """What a reader of the report must not overlook."""
+def notes(
+    config: RunConfig, manifest: dict[str, Any], metrics: dict[str, Any], backbones: list[dict[str, Any]]
+) -> list[str]:
+    """What a reader of the report must not overlook; `backbones` as the model folder describes them."""
     lines = []
     if manifest["dataset"] == "simulated":
         lines.append("SIMULATED DATA: these figures say nothing about real patients.")
     if config.random_backbones:
         lines.append(f"Random-initialised backbones: {', '.join(config.random_backbones)}.")
+    for each in backbones:
+        if provenance := each["provenance"]:
+            line = f"{each['name']}: weights of {provenance['source']} ({provenance['licence']}); its pretraining saw "
+            line += f"{provenance['pretraining']}."
+            if manifest["dataset"] == "mimic-iv-ecg" and "MIMIC-IV-ECG" in provenance["pretraining"]:
+                line += " THESE RECORDS ARE AMONG THEM: no figure here is that of unseen ECGs."
+            lines.append(line)
     if metrics["tasks"].get("rr", {}).get("note"):
         lines.append(f"rr: {metrics['tasks']['rr']['note']}; its figures are no claim.")
     return lines

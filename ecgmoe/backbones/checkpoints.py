@@ -68,7 +68,10 @@ def read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} cannot be read as weights alone ({str(error)[:200]})") from error
+        # torch's own advice would be to run whatever is in it.
+        raise CheckpointError(
+            f"{path} cannot be read as weights alone: it is torn, of another kind, or holds code (none of it was run)"
+        ) from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

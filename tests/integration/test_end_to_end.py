@@ -1,4 +1,7 @@
-"""From simulated files to predictions, through the entry points that a user calls, on two workers."""
+"""From simulated files to predictions, through the entry points that a user calls, on two workers.
+
+The run has a sixth backbone, in a file of the user's own.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+import jobs
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from jobs import job
 
@@ -26,8 +30,47 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+MY_LAB = """
+from dataclasses import replace
+
+from torch import nn
+
+from ecgmoe.backbones import Architecture, Backbone, BackboneConfig
+from ecgmoe.config import tiny
+
+
+class Strided(Backbone):
+    leads, normalisation = "together", "none (mV)"
+    architecture_type = Architecture
+    sizes = {"tiny": Architecture(samples=500, tokens=10)}
+
+    def __init__(self, architecture):
+        super().__init__(architecture, width=16)
+        self.convolution = nn.Conv1d(12, 16, 25, stride=10)
+
+    def encode(self, x_BCS):
+        return self.convolution(x_BCS).transpose(1, 2)
+
+
+def six():
+    mine = BackboneConfig(name="mine", implementation="my_lab:Strided", mode="cached", allow_random=True)
+    return replace(tiny(), backbones=(*tiny().backbones, mine))
+"""
+
+
 @pytest.fixture(scope="module")
-def call() -> Iterator[Callable[..., str]]:
+def my_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A module with a backbone and a preset, on the PYTHONPATH of all processes to come."""
+    folder = tmp_path_factory.mktemp("my_lab")
+    (folder / "my_lab.py").write_text(MY_LAB)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        patch.setitem(jobs.ENVIRONMENT, "PYTHONPATH", str(folder))
+        yield
+
+
+@pytest.fixture(scope="module")
+def call(my_lab: None) -> Iterator[Callable[..., str]]:
     """Runs a job on one Ray of two CPUs, which all jobs of this module join."""
     ray.init(address="local", num_cpus=2, log_to_driver=False)
     yield partial(job, address=ray.get_runtime_context().gcs_address)
@@ -40,7 +83,7 @@ def test_the_whole_way(folder: Path, call: Callable[..., str]) -> None:
     assert "exclusions.parquet says why" in said
 
     options = ("--data", data, "--run", "first", "--storage", storage, "--training.epochs", "2")
-    said = call("train", "tiny", *options)
+    said = call("train", "my_lab:six", *options)
     assert "epoch 2/2" in said
     run = folder / "runs" / "first"
     metrics = json.loads((run / "report" / "metrics.json").read_text())

@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from ecgmoe.backbones.config import BackboneConfig
+from ecgmoe.cli import take_preset
 from ecgmoe.config import PRESETS, RunConfig
 from ecgmoe.config_tools import differing_keys, from_dict, to_dict
 from ecgmoe.model.config import LossConfig, ModelConfig
@@ -73,3 +75,14 @@ def test_the_command_line_needs_neither_torch_nor_ray() -> None:
     program = f"import {modules}; print([name for name in ('torch', 'ray') if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_a_preset_of_ones_own_is_a_function_in_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_lab.py").write_text("from ecgmoe.config import tiny\n\n\ndef quick():\n    return tiny()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    name, preset, rest = take_preset(["my_lab:quick", "--run", "x"], PRESETS, "tiny")
+    assert (name, preset, rest) == ("quick", PRESETS["tiny"](), ["--run", "x"])
+    with pytest.raises(ValueError, match=r"preset my_lab:slow: .*with the folder of the module on PYTHONPATH"):
+        take_preset(["my_lab:slow"], PRESETS, "tiny")
+    with pytest.raises(ValueError, match="preset absent_lab:x: No module named 'absent_lab'"):
+        take_preset(["absent_lab:x"], PRESETS, "tiny")
