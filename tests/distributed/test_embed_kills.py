@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,17 +34,31 @@ def shards(data: Path) -> int:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run in one process without Ray."""
+    """Features of an uninterrupted run in one process without Ray."""
     folder = tmp_path_factory.mktemp("expected")
-    simulate(folder / "raw", SimulationConfig(patients=400, studies=800, seed=3))
+    simulate(folder / "raw", SimulationConfig(patients=200, studies=400, seed=3))
     prepare_here(folder / "raw", folder / "data", PrepareConfig(shard_rows=32))
+    shutil.copytree(folder / "data", folder / "prepared")
     embed_here(folder / "data", tiny().cached)
     return folder
 
 
-def test_a_kill_and_other_weights(expected: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    prepare_here(expected / "raw", data, PrepareConfig(shard_rows=32))
+@pytest.fixture
+def data(expected: Path, tmp_path: Path) -> Path:
+    """The same records without features."""
+    shutil.copytree(expected / "prepared", tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A Ray that outlives what is killed: it is the files that matter, not who wrote them."""
+    connect(num_cpus=3)
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+def test_a_kill_and_other_weights(expected: Path, data: Path, tmp_path: Path, address: str) -> None:
     options = ["tiny", "--data", str(data)]
     with running(tmp_path / "killed.log", "embed", *options) as run:
         end = time.monotonic() + 180
@@ -54,38 +69,26 @@ def test_a_kill_and_other_weights(expected: Path, tmp_path: Path) -> None:
         run.process.send_signal(signal.SIGKILL)
         run.wait()
     assert not list((data / "features").glob("*/manifest.json")), "a manifest is written last"
-    # One Ray for what follows: it is the files that matter, not who wrote them.
-    connect(num_cpus=2)
-    try:
-        here = partial(job, address=ray.get_runtime_context().gcs_address)
-        here("embed", *options)
-        assert content(data) == content(expected / "data")
-        # Other weights of one backbone: the others' features stay as they are.
-        times = {path: path.stat().st_mtime_ns for path in (data / "features").rglob("*") if path.is_file()}
-        said = here("embed", *options, "--backbones.2.seed", "1")
-    finally:
-        ray.shutdown()
+    job("embed", *options, address=address)
+    assert content(data) == content(expected / "data")
+    # Other weights of one backbone: the others' features stay as they are.
+    times = {path: path.stat().st_mtime_ns for path in (data / "features").rglob("*") if path.is_file()}
+    said = job("embed", *options, "--backbones.2.seed", "1", address=address)
     assert {path: path.stat().st_mtime_ns for path in times} == times
     added = {path.parent.name for path in (data / "features").rglob("shard-*.parquet") if path not in times}
     assert len(added) == 1
     assert f"moment: {data}/features/{added.pop()}" in said
 
 
-def test_three_operators_write_what_one_writes(expected: Path, tmp_path: Path) -> None:
+def test_three_operators_write_what_one_writes(expected: Path, data: Path, address: str) -> None:
     """The way of a machine with GPUs, on actors without one."""
-    data = tmp_path / "data"
-    prepare_here(expected / "raw", data, PrepareConfig(shard_rows=32))
     prepared = PreparedData(str(data))
     keyed, manifests = embed.feature_plan(prepared, tiny().cached, "fp32")
     todo = embed.unfinished(prepared.store, prepared.manifest["shards"], list(manifests))
-    connect(num_cpus=3)
-    try:
-        config = EmbedConfig(workers=2, num_gpus=0)
-        steps = embed.steps(prepared.store, keyed, len(todo), config, "fp32", apart=True)
-        assert len(steps) == 3
-        records = [table["records"][0].as_py() for table in map_shards("embed", todo, *steps)]
-    finally:
-        ray.shutdown()
+    config = EmbedConfig(workers=2, num_gpus=0)
+    steps = embed.steps(prepared.store, keyed, len(todo), config, "fp32", apart=True)
+    assert len(steps) == 3
+    records = [table["records"][0].as_py() for table in map_shards("embed", todo, *steps)]
     embed.finish(prepared.store, manifests)
     assert sum(records) == prepared.manifest["records"]
     assert content(data) == content(expected / "data")
