@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import pydoc
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -77,27 +79,45 @@ def run_job(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except Exception as error:
-        reason = _cause_of_training_failure(error)
+        reason, code = _reason(error)
         if reason is None:
             raise
         print(f"error: {reason}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(code)
 
 
-def _cause_of_training_failure(error: Exception) -> str | None:
-    """One line for what Ray raises when training or a task failed for good, None for anything else."""
+def _reason(error: Exception) -> tuple[str | None, int]:
+    """One line about a failure and the exit code: 2 for a mistake of the user, of the data or of the storage.
+
+    No line where the fault is this program's: then the traceback is what helps.
+    """
+    # Ray's errors first: some are made to look like their cause's class, with a whole traceback for a message.
     if type(error).__module__.split(".")[0] != "ray":
-        return None
+        return (str(error), 2) if isinstance(error, (ValueError, OSError)) else (None, 1)
     failures = getattr(error, "worker_failures", None)
-    if failures:
-        return "; ".join(f"worker {rank}: {_last_line(failure)}" for rank, failure in failures.items())
-    # A mistake that shows in a worker only comes back as text: the end of its traceback.
-    name, _, message = _last_line(error).partition(": ")
-    return message if name.startswith("ecgmoe.") or name in ("ValueError", "OSError") else None
+    if not failures:
+        return _users_mistake(str(error)), 2
+    reasons = {rank: _users_mistake(str(failure)) for rank, failure in failures.items()}
+    lines = [f"worker {rank}: {reason or _last_line(failures[rank])}" for rank, reason in reasons.items()]
+    return "; ".join(lines), 2 if all(reasons.values()) else 1
+
+
+# The line of a traceback that names the exception. Ray's own wrap it and tell nothing more.
+_EXCEPTION_LINE = re.compile(r"^(?!ray\.)([A-Za-z_][\w.]*(?:Error|Fault|Exception)): (.*)", re.MULTILINE)
+
+
+def _users_mistake(traceback: str) -> str | None:
+    """The message of a traceback's last exception, where that is a ValueError or an OSError; None for any other.
+
+    What happens in a worker comes back as text, and Ray writes its own advice below it.
+    """
+    raised = _EXCEPTION_LINE.findall(traceback)
+    if not raised:
+        return None
+    name, message = raised[-1]
+    kind = pydoc.locate(name)
+    return message if isinstance(kind, type) and issubclass(kind, (ValueError, OSError)) else None
 
 
 def _last_line(error: object) -> str:
