@@ -91,7 +91,7 @@ def summary(
         ("let through by the quality policy", readable - by_stage["quality"]),
     ]
     splits = [split for split in (*SPLITS, UNUSED) if split in manifest["splits"]]
-    reasons = Counter((stage, _general(reason)) for _, stage, reason in exclusions)
+    reasons = Counter((stage, general_reason(reason)) for _, stage, reason in exclusions)
     return {
         "dataset": manifest["dataset"],
         "simulated": manifest["dataset"] == "simulated",
@@ -117,7 +117,7 @@ def summary(
     }
 
 
-def _general(reason: str) -> str:
+def general_reason(reason: str) -> str:
     """A reason without what is one record's own: leads, numbers, names of files, quoted text."""
     reason = re.sub(r"'[^']*'", "'...'", reason.split(": ")[0])
     reason = re.sub(r"\S+\.(hea|dat|mat)\b", r"*.\1", reason)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ecgmoe.config_tools import differing_keys, to_dict
 from ecgmoe.datasets.index import build_index
 from ecgmoe.datasets.schema import DatasetError, StudyIndex
-from ecgmoe.pipeline.card import write_card
+from ecgmoe.pipeline.card import general_reason, write_card
 from ecgmoe.pipeline.config import DatasetName, PrepareConfig
 from ecgmoe.pipeline.labels import label_table
 from ecgmoe.pipeline.ray_data import map_shards
@@ -178,15 +178,17 @@ def finish(store: Store, index: StudyIndex, plan: dict[str, Any], config: Prepar
         tables.append(table)
         exclusions += [(path, stage, reason) for path, stage, reason in metadata["exclusions"]]
         digests.append(metadata["content_sha256"])
+    exclusions.sort()
+    # First of all, since it is what helps where no record could be used.
+    with store.writing("exclusions.parquet") as file:
+        rows = list(zip(*exclusions, strict=True)) or [(), (), ()]
+        pq.write_table(pa.table([pa.array(row, pa.string()) for row in rows], schema=EXCLUSION_SCHEMA), file)
     stored = pa.concat_tables(tables)
     if not len(stored):
         raise DatasetError(_nothing_usable(store, len(index.table), exclusions))
     labels = label_table(index.table, stored)
     with store.writing("labels.parquet") as file:
         pq.write_table(labels, file, compression="zstd")
-    with store.writing("exclusions.parquet") as file:
-        rows = list(zip(*sorted(exclusions), strict=True)) or [(), (), ()]
-        pq.write_table(pa.table([pa.array(row, pa.string()) for row in rows], schema=EXCLUSION_SCHEMA), file)
     manifest = {
         **plan,
         "index": to_dict(config.index),
@@ -205,9 +207,12 @@ def finish(store: Store, index: StudyIndex, plan: dict[str, Any], config: Prepar
 
 
 def _nothing_usable(store: Store, studies: int, exclusions: list[Exclusion]) -> str:
-    reasons = Counter(reason for _, _, reason in exclusions).most_common(3)
+    """The most frequent kinds of reason, each with one record's own words, which hold the remedy."""
+    counts = Counter(general_reason(reason) for _, _, reason in exclusions)
+    examples = {general_reason(reason): f"{path}: {reason}" for path, _, reason in reversed(exclusions)}
+    reasons = "; ".join(f"{count:,} as {examples[kind]}" for kind, count in counts.most_common(3))
     return (
-        f"none of the {studies:,} records could be used; most frequent reasons: "
-        + "; ".join(f"{reason} ({count})" for reason, count in reasons)
-        + f". Mend them, and prepare into another folder or delete {store.root}"
+        f"none of the {studies:,} records could be used; most frequent reasons: {reasons}. "
+        f"{store.path('exclusions.parquet')} names every record: mend them, and prepare into another folder or delete "
+        f"{store.root}"
     )

@@ -152,6 +152,25 @@ def test_a_dataset_without_a_usable_record_says_why(folder: Path, tmp_path: Path
         prepare_here(folder / "raw", tmp_path, PrepareConfig(quality=QualityPolicy(max_amplitude_mv=0.01)))
 
 
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "records", "reason"),
+    [
+        ("mitbih", 4, r"4 as 100: lead I is missing: the record has "),
+        ("code15", 10, r"10 as org/code_15_\d+\.mat: .*name it with --reader\.mat-unit"),
+    ],
+)
+def test_excluded_records_are_listed_even_where_there_are_no_others(
+    shared_data: Path, tmp_path: Path, name: str, records: int, reason: str
+) -> None:
+    with pytest.raises(DatasetError, match=rf"none of the {records} records .*reasons: {reason}") as error:
+        prepare_here(shared_data / name, tmp_path, dataset="wfdb")
+    assert str(tmp_path / "exclusions.parquet") in str(error.value)
+    excluded = pq.read_table(tmp_path / "exclusions.parquet").to_pylist()
+    assert len(excluded) == records
+    assert all(row["stage"] == "read" and row["reason"] for row in excluded)
+
+
 def test_an_unprepared_folder_is_refused_with_the_command(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"no manifest\.json\): run jobs/prepare\.py"):
         PreparedData(str(tmp_path))
