@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ecgmoe.datasets.folder import list_records
 from ecgmoe.datasets.labs import PLAUSIBLE_MMOL
 from ecgmoe.datasets.mimic import AGE_RANGE_YEARS, RR_RANGE_MS
 from ecgmoe.datasets.options import IndexOptions
@@ -16,6 +16,7 @@ from ecgmoe.datasets.schema import SPLITS, DatasetError, StudyIndex
 from ecgmoe.datasets.splits import assign_splits, refuse_divided_patients
 from ecgmoe.datasets.tables import column_names, read_csv, study_table, unique_studies, within
 from ecgmoe.ecg.rhythm import TAXONOMIES
+from ecgmoe.ecg.wfdb_file import printable
 
 _CLASSES = {
     "sex_female": 2,
@@ -37,9 +38,10 @@ def read_wfdb_folder(root: str, options: IndexOptions) -> StudyIndex:
         DatasetError: no record, a column that is not known, or a label that is not allowed.
     """
     table = options.csv or root
-    frame = _read_csv(options.csv) if options.csv else pd.DataFrame({"path": _record_paths(root)})
+    frame, unreadable = (_read_csv(options.csv), ()) if options.csv else _listed(root)
     frame["path"] = frame["path"].str.removesuffix(".hea").str.removesuffix(".dat")
     frame, unnamed = _without_undecodable_names(frame)
+    left_out = unreadable + unnamed
     frame["study_id"] = np.array([_hash63(path) for path in frame["path"].fillna("")], dtype=np.int64)
     frame["patient_id"] = _patient_ids(frame)
     studies, excluded = unique_studies(frame, table)
@@ -47,26 +49,22 @@ def read_wfdb_folder(root: str, options: IndexOptions) -> StudyIndex:
     studies["split"] = studies["split"].fillna(pd.Series(drawn)) if "split" in studies else drawn
     refuse_divided_patients(studies, table)
     listed = f"rows in {table.rsplit('/', 1)[-1]}" if options.csv else "files found"
-    funnel = ((listed, len(frame) + len(unnamed)), ("with a safe path and an id of their own", len(studies)))
-    return StudyIndex(table=study_table(studies), excluded=unnamed + excluded, source="wfdb", funnel=funnel)
+    funnel = ((listed, len(frame) + len(left_out)), ("with a safe path and an id of their own", len(studies)))
+    return StudyIndex(table=study_table(studies), excluded=left_out + excluded, source="wfdb", funnel=funnel)
 
 
-def _record_paths(root: str) -> list[str]:
-    filesystem, base = fsspec.core.url_to_fs(root)
-    prefix = f"{base.rstrip('/')}/"
-    files = [path.removeprefix(prefix) for path in filesystem.find(base) if path.endswith((".hea", ".mat"))]
-    headers = {path.removesuffix(".hea") for path in files if path.endswith(".hea")}
-    # Beside a header a MATLAB file holds that record's signals.
-    alone = [path for path in files if path.endswith(".mat") and path.removesuffix(".mat") not in headers]
-    paths = sorted([*headers, *alone])
+def _listed(root: str) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:
+    """The recordings of the folder, and (path, reason) of what looks like one and cannot be read."""
+    paths, excluded = list_records(root)
     if not paths:
-        raise DatasetError(f"{root} holds no WFDB header (*.hea) and no *.mat: give the folder of the records")
-    return paths
+        others = f" that can be read ({excluded[0][0]}: {excluded[0][1]})" if excluded else ""
+        raise DatasetError(f"{root} holds no WFDB header (*.hea) and no *.mat{others}: give the folder of the records")
+    return pd.DataFrame({"path": paths}), tuple(excluded)
 
 
 def _without_undecodable_names(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:
     """Python reads file names that are no UTF-8 with surrogates, which neither a hash nor a table can take."""
-    shown = frame["path"].fillna("").map(lambda path: path.encode("utf-8", "backslashreplace").decode("utf-8"))
+    shown = frame["path"].fillna("").map(printable)
     undecodable = shown != frame["path"].fillna("")
     reason = "the file name is not valid UTF-8: rename it"
     return frame[~undecodable].reset_index(drop=True), tuple((path, reason) for path in shown[undecodable])

@@ -28,7 +28,7 @@ import wfdb
 from ecgmoe.ecg.convert import READ_S, checked_sampling_rate, lead_positions, to_canonical
 from ecgmoe.ecg.record import LEADS, UV_PER_MV, RecordFault, Signal
 
-_MAX_HEADER_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 20
 _MAX_LINE = 1000
 """header(5) allows 255; the time of `wfdb`'s patterns grows with the square of a damaged line's length."""
 _MAX_SIGNALS = 1000
@@ -104,7 +104,7 @@ def read_wfdb(path: str, *, pad_short: bool = False) -> Signal:
     except OSError as error:
         if error.errno not in _BROKEN_FILE and not isinstance(error, (FileNotFoundError, shutil.SpecialFileError)):
             raise
-        name = _printable(Path(error.filename or path).name)
+        name = printable(Path(error.filename or path).name)
         raise RecordFault(f"{name} cannot be read: {error.strerror or 'no such file, or a pipe'}") from error
 
 
@@ -127,7 +127,7 @@ def _fetch(filesystem: fsspec.AbstractFileSystem, remote: str, local: Path) -> N
         raise RecordFault(f"{local.name} cannot be read: no such file") from error
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A file name for a message: names that are not UTF-8 hold surrogates, which no report could be written with."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -138,15 +138,15 @@ def _size(path: Path) -> int:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(status.st_mode):
-        raise RecordFault(f"{_printable(path.name)} cannot be read: it is a pipe or a device, no file")
+        raise RecordFault(f"{printable(path.name)} cannot be read: it is a pipe or a device, no file")
     return status.st_size
 
 
 def _header_bytes(path: Path) -> bytes:
-    if _size(path) > _MAX_HEADER_BYTES:
-        raise RecordFault(f"{_printable(path.name)} is larger than {_MAX_HEADER_BYTES:,} bytes: it is no WFDB header")
+    if _size(path) > MAX_HEADER_BYTES:
+        raise RecordFault(f"{printable(path.name)} is larger than {MAX_HEADER_BYTES:,} bytes: it is no WFDB header")
     with path.open("rb") as file:
-        return file.read(_MAX_HEADER_BYTES)
+        return file.read(MAX_HEADER_BYTES)
 
 
 def _header_lines(content: bytes) -> list[str]:
@@ -236,7 +236,7 @@ def _check_sizes(folder: Path, header: _Header) -> None:
 
 def _read_local(path: Path, pad_short: bool) -> Signal:
     if "::" in str(path.absolute()):
-        raise RecordFault(f"{_printable(str(path))} cannot be read: '::' in a path stands for chained file systems")
+        raise RecordFault(f"{printable(str(path))} cannot be read: '::' in a path stands for chained file systems")
     header = _parse_header(_header_bytes(Path(f"{path}.hea")))
     _check_sizes(path.parent, header)
     end = header.wanted_samples()

@@ -150,6 +150,11 @@ KINDS: dict[str, tuple[Callable[[Draft], None], str]] = {
     "header is a dangling link": (_replaced(_dangling, header=True), "cannot be read: No such file"),
     "header is a link to itself": (_replaced(_loop, header=True), "cannot be read: Too many levels"),
     "header is a pipe": (_replaced(os.mkfifo, header=True), "it is a pipe or a device"),
+    "no header": (_replaced(lambda path: None, header=True), "cannot be read: No such file"),
+    "header with an upper-case extension": (
+        _on_disk(lambda hea, dat: hea.rename(hea.with_suffix(".HEA"))),
+        "No such file",
+    ),
     "torn header": (_header(_torn_header), "header|lead"),
     "empty header": (_header(lambda d: b""), "the header is empty"),
     "noise in the header": (_header(lambda d: d.rng.bytes(int(d.rng.integers(1, 4000)))), "header|segments"),

@@ -96,3 +96,42 @@ def test_a_csv_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, m
 def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds no WFDB header"):
         build_index("wfdb", str(tmp_path))
+
+
+def test_what_looks_like_a_record_and_cannot_be_read_is_named(tmp_path: Path) -> None:
+    write_headers(tmp_path)
+    for name in ("b/X.HEA", "b/X.dat", "alone.dat", "c.MAT", "other.dat", "a.dat", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "a.hea").write_text("a 1 500 5000\nother.dat 16 200/mV 16 0 0 0 0 I\n")
+    (tmp_path / "gone").symlink_to("nowhere")
+    index = build_index("wfdb", str(tmp_path))
+    assert index.table["path"].to_pylist() == ["a", "b/2", "b/c/3"]
+    assert dict(index.excluded) == {
+        "alone": "its signal file .dat has no header .hea beside it",
+        "b/3": "its signal file .dat has no header .hea beside it",
+        "b/X": "its file extension .HEA is not in lower case: rename it to .hea",
+        "c": "its file extension .MAT is not in lower case: rename it to .mat",
+        "gone": "a link that leads nowhere",
+    }
+    assert index.funnel == (("files found", 8), ("with a safe path and an id of their own", 3))
+
+
+def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    write_headers(root)
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep" / "9.hea").touch()
+    (root / "a_link_inside").symlink_to(root / "b", target_is_directory=True)
+    (root / "one").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (root / "two").symlink_to(tmp_path / "elsewhere" / "deep", target_is_directory=True)
+    (tmp_path / "elsewhere" / "back").symlink_to(root, target_is_directory=True)
+    (root / "up").symlink_to(tmp_path, target_is_directory=True)
+    index = build_index("wfdb", str(root))
+    assert index.table["path"].to_pylist() == ["a", "b/2", "b/c/3", "one/deep/9"]
+    assert ("up", "a link to a folder that holds the whole dataset is not searched") in index.excluded
+
+
+def test_a_folder_without_a_readable_record_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "X.HEA").touch()
+    with pytest.raises(DatasetError, match=r"no \*\.mat that can be read \(X: its file extension \.HEA"):
+        build_index("wfdb", str(tmp_path))
