@@ -68,8 +68,8 @@ class StudyIndex:
         excluded: (path, reason) of studies that the tables alone rule out (a duplicate id, an unsafe path).
         source: name of the dataset, for the manifest and the reports ("simulated", "mimic-iv-ecg", "ptbxl", "wfdb").
         funnel: (step, studies left after it), from the dataset's own list to `table`.
-        tables: every file that was looked for, so that a change of one of them is noticed; none where the index comes
-            from listing a folder.
+        tables: every file that was looked for, so that a change of one of them is noticed; where the index comes from
+            listing a folder, that folder.
     """
 
     table: pa.Table

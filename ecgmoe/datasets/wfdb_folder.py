@@ -50,7 +50,9 @@ def read_wfdb_folder(root: str, options: IndexOptions) -> StudyIndex:
     refuse_divided_patients(studies, table)
     listed = f"rows in {table.rsplit('/', 1)[-1]}" if options.csv else "files found"
     funnel = ((listed, len(frame) + len(left_out)), ("with a safe path and an id of their own", len(studies)))
-    return StudyIndex(table=study_table(studies), excluded=left_out + excluded, source="wfdb", funnel=funnel)
+    return StudyIndex(
+        table=study_table(studies), excluded=left_out + excluded, source="wfdb", funnel=funnel, tables=(table,)
+    )
 
 
 def _listed(root: str) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:

@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecgmoe.config_tools import differing_keys, to_dict
+from ecgmoe.datasets.folder import list_records
 from ecgmoe.datasets.index import build_index
 from ecgmoe.datasets.schema import DatasetError, StudyIndex
+from ecgmoe.datasets.tables import folder_exists
 from ecgmoe.pipeline.card import general_reason, write_card
 from ecgmoe.pipeline.config import DatasetName, PrepareConfig
 from ecgmoe.pipeline.labels import label_table
@@ -43,7 +45,7 @@ def prepare(
     """Run the stage and return the manifest.
 
     Shards that are there are kept, and labels are written anew from the tables; nothing is done where the stage is
-    finished and no table has changed.
+    finished and neither a table nor, for own records, the list of the folder's files has changed.
 
     Args:
         dataset: which reader.
@@ -65,6 +67,8 @@ def prepare(
         print(f"prepare: {store.root} is finished and its tables are unchanged: nothing to do", flush=True)
         return manifest
     index = build_index(dataset, root, hosp, options=config.index)
+    # Now, not at the end: what changes while the shards are written has to be noticed by the next call.
+    asked["tables"] = {path: _stamp(path) for path in index.tables}
     shards, plan = shard_plan(index, config)
     refuse_other_plan(store, plan)
     key = digest_of(plan)
@@ -93,7 +97,7 @@ def prepare(
         pass
     (store / "records").remove_partial()
     manifest = finish(store, index, plan, config, len(shards))
-    store.write_json("inputs.json", {**asked, "tables": {path: file_stamp(path) for path in index.tables}})
+    store.write_json("inputs.json", asked)
     return manifest
 
 
@@ -102,16 +106,20 @@ def finished_manifest(store: Store, asked: dict[str, Any]) -> dict[str, Any] | N
     if not (store.exists("manifest.json") and store.exists("inputs.json")):
         return None
     manifest, inputs = store.read_json("manifest.json"), store.read_json("inputs.json")
-    tables = inputs.pop("tables", {})
+    tables = inputs.pop("tables")
     same = (
         inputs == asked
-        and tables
         and (manifest["schema_version"], manifest["prepare_version"]) == (SCHEMA_VERSION, PREPARE_VERSION)
-        and all(file_stamp(path) == stamp for path, stamp in tables.items())
+        and all(_stamp(path) == stamp for path, stamp in tables.items())
         and len((store / "records").names()) == manifest["shards"]
         and all(store.exists(name) for name in ("labels.parquet", "exclusions.parquet", "card.html"))
     )
     return manifest if same else None
+
+
+def _stamp(path: str) -> list[Any] | None:
+    """Of a table its size and time; of a folder a digest of the list of its recordings."""
+    return [digest_of(list_records(path))] if folder_exists(path) else file_stamp(path)
 
 
 def shard_plan(index: StudyIndex, config: PrepareConfig) -> tuple[list[pa.Table], dict[str, Any]]:

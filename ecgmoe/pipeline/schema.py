@@ -8,7 +8,7 @@ DIR/exclusions.parquet                           EXCLUSION_SCHEMA
 DIR/card.html, DIR/card.json                     what is in it: funnel, labels, distributions, examples
 DIR/plan.json                                    what decides the shards' content; written first
 DIR/manifest.json                                schema version, configuration, digests, counts; written last
-DIR/inputs.json                                  size and time of the tables read, so that a finished stage is skipped
+DIR/inputs.json                                  state of the tables or folder read, so that a finished stage is skipped
 """
 
 from __future__ import annotations

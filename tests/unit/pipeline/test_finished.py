@@ -1,0 +1,63 @@
+"""A finished prepare is skipped while nothing has changed, and not a moment longer. No Ray: every shard is there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from damaged_records import write_good
+from ecgmoe.datasets.options import IndexOptions
+from ecgmoe.pipeline.config import PrepareConfig
+from ecgmoe.pipeline.prepare import prepare
+from prepared_examples import prepare_here
+
+NOTHING_TO_DO = "is finished and its tables are unchanged: nothing to do"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder of six own records."""
+    write_good(tmp_path / "raw", 6, 3)
+    return tmp_path
+
+
+def with_csv(folder: Path, sexes: str = "010101") -> PrepareConfig:
+    rows = "".join(f"good/{i:03d},{sex}\n" for i, sex in enumerate(sexes))
+    (folder / "labels.csv").write_text(f"path,sex_female\n{rows}")
+    return PrepareConfig(index=IndexOptions(csv=str(folder / "labels.csv")))
+
+
+def again(folder: Path, config: PrepareConfig | None = None) -> dict[str, Any]:
+    return prepare("wfdb", str(folder / "raw"), str(folder / "data"), config=config)
+
+
+def test_a_folder_without_table_is_skipped_until_a_record_is_added(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_here(own / "raw", own / "data", dataset="wfdb")
+    manifest = again(own)
+    assert NOTHING_TO_DO not in capsys.readouterr().out
+    assert again(own) == manifest
+    assert NOTHING_TO_DO in capsys.readouterr().out
+    (own / "raw" / "notes.txt").touch()
+    again(own)
+    assert NOTHING_TO_DO in capsys.readouterr().out, "a file that is no recording changes nothing"
+    for suffix in (".hea", ".dat"):
+        shutil.copy(own / "raw" / "good" / f"000{suffix}", own / "raw" / f"new{suffix}")
+    with pytest.raises(ValueError, match="studies: 6 -> 7"):
+        again(own)
+
+
+def test_a_changed_csv_is_noticed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = with_csv(own)
+    prepare_here(own / "raw", own / "data", config, dataset="wfdb")
+    again(own, config)
+    before = (own / "data" / "labels.parquet").read_bytes()
+    again(own, config)
+    assert NOTHING_TO_DO in capsys.readouterr().out
+    again(own, with_csv(own, "111111"))
+    assert NOTHING_TO_DO not in capsys.readouterr().out
+    assert (own / "data" / "labels.parquet").read_bytes() != before
