@@ -26,7 +26,7 @@ from ecgmoe.pipeline.record_shard import Exclusion, PrepareShard, shard_metadata
 from ecgmoe.pipeline.scale import announce
 from ecgmoe.pipeline.schema import EXCLUSION_SCHEMA, RECORD_SCHEMA, SCHEMA_VERSION, shard_name
 from ecgmoe.pipeline.shards import default_shard_rows, plan_shards
-from ecgmoe.pipeline.store import Store, digest_of, file_stamp
+from ecgmoe.pipeline.store import StorageError, Store, digest_of, file_stamp
 
 PREPARE_VERSION = 2
 """Raised when the same waveform file gives another record (conversion, quality, R peaks)."""
@@ -97,7 +97,7 @@ def prepare(
         pass
     (store / "records").remove_partial()
     manifest = finish(store, index, plan, config, len(shards))
-    store.write_json("inputs.json", asked)
+    store.write_json("inputs.json", {**asked, "shard_bytes": (store / "records").sizes()})
     return manifest
 
 
@@ -106,12 +106,12 @@ def finished_manifest(store: Store, asked: dict[str, Any]) -> dict[str, Any] | N
     if not (store.exists("manifest.json") and store.exists("inputs.json")):
         return None
     manifest, inputs = store.read_json("manifest.json"), store.read_json("inputs.json")
-    tables = inputs.pop("tables")
+    tables, shard_bytes = inputs.pop("tables"), inputs.pop("shard_bytes", None)
     same = (
         inputs == asked
         and (manifest["schema_version"], manifest["prepare_version"]) == (SCHEMA_VERSION, PREPARE_VERSION)
         and all(_stamp(path) == stamp for path, stamp in tables.items())
-        and len((store / "records").names()) == manifest["shards"]
+        and (store / "records").sizes() == shard_bytes
         and all(store.exists(name) for name in ("labels.parquet", "exclusions.parquet", "card.html"))
     )
     return manifest if same else None
@@ -165,11 +165,18 @@ def refuse_other_plan(store: Store, plan: dict[str, Any]) -> None:
 
 
 def finished_shards(store: Store, key: str, retry_excluded: bool) -> set[str]:
-    """Names of the record shards that are whole and belong to this plan; without those to be read again."""
+    """Names of the record shards that are whole and belong to this plan; without those to be read again.
+
+    A shard that was cut off is told and counts as not there.
+    """
     finished = set()
     for name in (store / "records").names():
-        with store.parquet(f"records/{name}") as file:
-            metadata = shard_metadata(file)
+        try:
+            with store.parquet(f"records/{name}") as file:
+                metadata = shard_metadata(file)
+        except StorageError:
+            print(f"prepare: {store.path(f'records/{name}')} is torn: preparing it again", flush=True)
+            continue
         unreadable = any(stage == "read" for _, stage, _ in metadata.get("exclusions", []))
         if metadata.get("key") == key and not (retry_excluded and unreadable):
             finished.add(name)

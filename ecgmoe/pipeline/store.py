@@ -45,12 +45,16 @@ class Store:
         """Whether the file (or, without a name, the folder) is there."""
         return self._fs.exists(f"{self._base}/{name}" if name else self._base)
 
-    def names(self) -> list[str]:
-        """Names of the finished files directly in this folder, sorted; temporary files are left out."""
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the finished files directly in this folder, by name, sorted; temporary files are left out."""
         if not self._fs.exists(self._base):
-            return []
-        names = (entry.rsplit("/", 1)[-1] for entry in self._fs.ls(self._base, detail=False))
-        return sorted(name for name in names if not name.startswith("."))
+            return {}
+        sizes = {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in self._fs.ls(self._base, detail=True)}
+        return {name: sizes[name] for name in sorted(sizes) if not name.startswith(".")}
+
+    def names(self) -> list[str]:
+        """The names of `sizes`."""
+        return list(self.sizes())
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from damaged_records import write_good
@@ -61,3 +63,24 @@ def test_a_changed_csv_is_noticed(own: Path, capsys: pytest.CaptureFixture[str])
     again(own, with_csv(own, "111111"))
     assert NOTHING_TO_DO not in capsys.readouterr().out
     assert (own / "data" / "labels.parquet").read_bytes() != before
+
+
+def test_a_torn_shard_is_noticed_after_the_end_and_prepared_again(
+    own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_here(own / "raw", own / "data", dataset="wfdb")
+    again(own)
+    shard = own / "data" / "records" / "shard-00000.parquet"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+
+    def without_ray(stage: str, shards: list[pa.Table], step: Any, **_: Any) -> Iterator[pa.Table]:
+        for table in shards:
+            yield step[0](table)
+
+    monkeypatch.setattr("ecgmoe.pipeline.prepare.map_shards", without_ray)
+    again(own)
+    assert f"{shard} is torn: preparing it again" in capsys.readouterr().out
+    assert shard.read_bytes() == content
+    again(own)
+    assert NOTHING_TO_DO in capsys.readouterr().out
