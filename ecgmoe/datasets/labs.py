@@ -151,9 +151,17 @@ def nearest_potassium(studies: pd.DataFrame, potassium: pd.DataFrame, window_min
         found.append(nearest.set_index(timed.index))
     chosen = found[0].where(found[0]["potassium_mmol"].notna(), found[1])
     chosen["potassium_gap_minutes"] = (chosen["charttime"] - chosen["ecg_time"]).dt.total_seconds() / 60
-    known = chosen["potassium_mmol"].notna()
     chosen["potassium_abnormal"] = chosen["potassium_abnormal"].astype(float)
     chosen["potassium_abnormal_by"] = chosen["by_flag"].map({True: "flag", False: "range"})
-    chosen["potassium_hypo"] = (chosen["potassium_mmol"] < HYPO_BELOW_MMOL).astype(float).where(known)
-    chosen["potassium_hyper"] = (chosen["potassium_mmol"] >= HYPER_FROM_MMOL).astype(float).where(known)
+    chosen = chosen.join(hypo_and_hyper(chosen["potassium_mmol"]))
     return chosen.drop(columns=["patient_id", "ecg_time", "charttime", "by_flag"]).reindex(studies.index)
+
+
+def hypo_and_hyper(potassium_mmol: pd.Series) -> pd.DataFrame:
+    """potassium_hypo (below 3.5 mmol/L) and potassium_hyper (from 5.5): 0 or 1, null where the value is."""
+    known = potassium_mmol.notna()
+    flags = {
+        "potassium_hypo": potassium_mmol < HYPO_BELOW_MMOL,
+        "potassium_hyper": potassium_mmol >= HYPER_FROM_MMOL,
+    }
+    return pd.DataFrame({name: flag.astype(float).where(known) for name, flag in flags.items()})

@@ -26,8 +26,8 @@ class IndexOptions:
             stay closed. 10 is its authors' split; 9 develops without opening fold 10.
         rr_features: PTB-XL only: a feature table of PTB-XL+ (columns ecg_id and RR_Mean_Global, in ms) as the source of RR.
         csv: wfdb only: CSV file with the column path (under root, without extension), and where they are known
-            patient_id, split, rr_label_ms, age_years, sex_female, potassium_mmol, potassium_abnormal, report0_15 and
-            rhythm15.
+            patient_id, split, rr_label_ms, age_years, sex_female (0 or M, 1 or F), potassium_mmol, potassium_abnormal,
+            report0_15 and rhythm15 (the class's number or name).
     """
 
     split_seed: int = 0

@@ -49,12 +49,17 @@ def sample_patients(patient_ids: npt.NDArray[np.int64], number: int) -> npt.NDAr
     return chosen[positions]
 
 
+def split_of(text: str) -> str | None:
+    """The split that a table's cell names, in any case; "val", "valid" and "dev" are the validation; None for no split."""
+    return _SPELLINGS.get(text.strip().lower())
+
+
 def given_splits(studies: pd.DataFrame, path: str) -> pd.Series:
     """Splits from a CSV file with the columns split and study_id or subject_id; `UNUSED` where it names none.
 
     Args:
         studies: with study_id and patient_id.
-        path: of the file; "val", "valid" and "dev" are taken for validation.
+        path: of the file; its splits are read by `split_of`.
 
     Raises:
         DatasetError: a column is missing, an id or a split is not one, an id is in two splits, a patient is in two splits,
@@ -64,7 +69,7 @@ def given_splits(studies: pd.DataFrame, path: str) -> pd.Series:
     if len(keys) != 1:
         raise DatasetError(f"{path} needs one column study_id or subject_id beside split, it has {len(keys)} of them")
     given = read_csv(path, {keys[0]: pa.int64(), "split": pa.string()})
-    names = given["split"].str.strip().str.lower().map(_SPELLINGS)
+    names = given["split"].map(split_of, na_action="ignore")
     wrong = names.isna() | given[keys[0]].isna()
     if wrong.any():
         row = int(wrong.to_numpy().argmax())

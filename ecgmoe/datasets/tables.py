@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import fsspec
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -57,9 +59,12 @@ def column_names(path: str) -> list[str]:
     """
     try:
         with _opened(path) as stream:
-            first = stream.read(1 << 16).split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").rstrip("\r\n")
+            beginning = stream.read(1 << 16)
     except OSError as error:
         raise _unreadable(path, error) from error
+    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DatasetError(f"{path} is not UTF-8 text but UTF-16: save it again as UTF-8")
+    first = beginning.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").rstrip("\r\n")
     if not first.strip():
         raise DatasetError(f"{path} is empty: it needs a header line with column names")
     try:
@@ -108,17 +113,39 @@ def _opened(path: str) -> pa.NativeFile:
 
 
 def _unreadable(path: str, error: Exception) -> DatasetError:
+    """What is wrong with a table, and what to do: a cell, the encoding and a torn file have different remedies."""
+    text = " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError):
+        return DatasetError(f"{path} is not there: check its name, and that every machine can see it")
+    if "invalid UTF8" in text:
+        return DatasetError(f"{path} is not UTF-8 text but Latin-1 or another encoding: save it again as UTF-8")
+    if "conversion error" in text:
+        return DatasetError(f"{path} cannot be read: {text}. Correct that cell, or leave it empty")
+    if "Expected" in text:
+        return DatasetError(
+            f"{path} cannot be read: {text}. Quote a cell that holds a comma, write numbers with a decimal point, and "
+            "fetch the file again if it was cut off there"
+        )
     return DatasetError(
-        f"{path} cannot be read: {error}. If it is torn or damaged, fetch it again and check its SHA-256"
+        f"{path} cannot be read: {text}. If it is torn or damaged, fetch it again and check its SHA-256"
     )
 
 
-def unique_studies(frame: pd.DataFrame, table: str) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:
+def unsafe_paths(paths: pd.Series) -> npt.NDArray[np.bool_]:
+    """Whether each path could name something else than one file under root, under one name."""
+    matched = pc.match_substring_regex(pa.array(paths, pa.string()), _UNSAFE_PATH).to_numpy(zero_copy_only=False)
+    return matched | (paths == "").to_numpy()
+
+
+def unique_studies(
+    frame: pd.DataFrame, table: str, repeated_id: str = "duplicate study_id {}"
+) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:
     """Take out rows that no record can be read for: unsafe paths, and all but the first row of a study_id.
 
     Args:
         frame: with study_id, patient_id and path.
         table: path of the table, for messages.
+        repeated_id: what the reason calls a row whose study_id (in the braces) was there before.
 
     Returns:
         The remaining rows, and (path, reason) of the others.
@@ -132,13 +159,12 @@ def unique_studies(frame: pd.DataFrame, table: str) -> tuple[pd.DataFrame, tuple
                 f"{table}: row {int(frame[name].isna().to_numpy().argmax()) + 2} has no {name}: fill it in"
             )
     paths = frame["path"].fillna("").astype(str)
-    matched = pc.match_substring_regex(pa.array(paths, pa.string()), _UNSAFE_PATH).to_numpy(zero_copy_only=False)
-    unsafe = matched | (paths == "").to_numpy()
+    unsafe = unsafe_paths(paths)
     repeated = np.zeros(len(frame), dtype=bool)
     repeated[~unsafe] = frame["study_id"][~unsafe].duplicated()
     excluded = [(path, "the path is not a relative path under root") for path in paths[unsafe]]
     excluded += [
-        (path, f"duplicate study_id {study_id}, the first row is kept")
+        (path, f"{repeated_id.format(study_id)}, the first row is kept")
         for path, study_id in zip(paths[repeated], frame["study_id"][repeated], strict=True)
     ]
     kept = frame[~(unsafe | repeated)].reset_index(drop=True)

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
+import fsspec
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from ecgmoe.datasets.folder import list_records
-from ecgmoe.datasets.labs import PLAUSIBLE_MMOL
-from ecgmoe.datasets.mimic import AGE_RANGE_YEARS, RR_RANGE_MS
+from ecgmoe.datasets.labs import hypo_and_hyper
 from ecgmoe.datasets.options import IndexOptions
-from ecgmoe.datasets.schema import SPLITS, DatasetError, StudyIndex
+from ecgmoe.datasets.own_csv import read_own_csv
+from ecgmoe.datasets.schema import DatasetError, StudyIndex
 from ecgmoe.datasets.splits import assign_splits, refuse_divided_patients
-from ecgmoe.datasets.tables import column_names, read_csv, study_table, unique_studies, within
-from ecgmoe.ecg.rhythm import TAXONOMIES
+from ecgmoe.datasets.tables import study_table, unique_studies, unsafe_paths
 from ecgmoe.ecg.wfdb_file import printable
-
-_CLASSES = {
-    "sex_female": 2,
-    "potassium_abnormal": 2,
-    "report0_15": len(TAXONOMIES["report0_15"]),
-    "rhythm15": len(TAXONOMIES["rhythm15"]),
-}
-_NUMBERS = ("rr_label_ms", "age_years", "potassium_mmol")
-_COLUMNS = ("path", "patient_id", "split", *_NUMBERS, *_CLASSES)
 
 
 def read_wfdb_folder(root: str, options: IndexOptions) -> StudyIndex:
@@ -35,19 +26,26 @@ def read_wfdb_folder(root: str, options: IndexOptions) -> StudyIndex:
     patient of its own.
 
     Raises:
-        DatasetError: no record, a column that is not known, or a label that is not allowed.
+        DatasetError: no record, a column that is not known, a label that is not allowed, or a patient in two splits.
     """
     table = options.csv or root
-    frame, unreadable = (_read_csv(options.csv), ()) if options.csv else _listed(root)
-    frame["path"] = frame["path"].str.removesuffix(".hea").str.removesuffix(".dat")
+    frame, unreadable = (read_own_csv(options.csv), ()) if options.csv else _listed(root)
+    frame["path"] = _record_names(frame["path"], root)
     frame, unnamed = _without_undecodable_names(frame)
     left_out = unreadable + unnamed
-    frame["study_id"] = np.array([_hash63(path) for path in frame["path"].fillna("")], dtype=np.int64)
+    frame["study_id"] = np.array([_hash63(path) for path in frame["path"]], dtype=np.int64)
     frame["patient_id"] = _patient_ids(frame)
-    studies, excluded = unique_studies(frame, table)
-    drawn = assign_splits(studies["patient_id"].to_numpy(), options.split_seed, options.split_shares)
-    studies["split"] = studies["split"].fillna(pd.Series(drawn)) if "split" in studies else drawn
-    refuse_divided_patients(studies, table)
+    if "potassium_mmol" in frame:
+        frame = frame.join(hypo_and_hyper(frame["potassium_mmol"]))
+    studies, excluded = unique_studies(frame, table, "the path is listed twice")
+    drawn = pd.Series(assign_splits(studies["patient_id"].to_numpy(), options.split_seed, options.split_shares))
+    if "split" in studies:
+        refuse_divided_patients(studies, table)
+        # A patient's records without a split follow those that have one.
+        of_patient = studies.groupby("patient_id")["split"].transform("first")
+        studies["split"] = of_patient.fillna(drawn)
+    else:
+        studies["split"] = drawn
     listed = f"rows in {table.rsplit('/', 1)[-1]}" if options.csv else "files found"
     funnel = ((listed, len(frame) + len(left_out)), ("with a safe path and an id of their own", len(studies)))
     return StudyIndex(
@@ -64,58 +62,42 @@ def _listed(root: str) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:
     return pd.DataFrame({"path": paths}), tuple(excluded)
 
 
+def _record_names(paths: pd.Series, root: str) -> pd.Series:
+    """The paths as `list_records` writes them: one recording has one name, whichever of its files a table names."""
+    names = paths.str.removesuffix(".hea").str.removesuffix(".dat")
+    filesystem, base = fsspec.core.url_to_fs(root)
+    matlab = names.str.endswith(".mat") & ~unsafe_paths(names)
+    stems = names[matlab].str.removesuffix(".mat")
+    headed = [stem for stem in stems if filesystem.exists(f"{base}/{stem}.hea")]
+    return names.where(~(matlab & names.str.removesuffix(".mat").isin(headed)), names.str.removesuffix(".mat"))
+
+
 def _without_undecodable_names(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:
     """Python reads file names that are no UTF-8 with surrogates, which neither a hash nor a table can take."""
-    shown = frame["path"].fillna("").map(printable)
-    undecodable = shown != frame["path"].fillna("")
+    shown = frame["path"].map(printable)
+    undecodable = shown != frame["path"]
     reason = "the file name is not valid UTF-8: rename it"
     return frame[~undecodable].reset_index(drop=True), tuple((path, reason) for path in shown[undecodable])
 
 
-def _read_csv(path: str) -> pd.DataFrame:
-    present = column_names(path)
-    unknown = [name for name in present if name not in _COLUMNS]
-    if unknown:
-        raise DatasetError(f"{path} has the unknown column {unknown[0]!r}: allowed are {', '.join(_COLUMNS)}")
-    numbers = [name for name in present if name in _NUMBERS or name in _CLASSES]
-    # "path" even where it is missing, because the reader then says so.
-    columns = {**dict.fromkeys(["path", *present], pa.string()), **dict.fromkeys(numbers, pa.float64())}
-    frame = read_csv(path, columns).replace("", None)
-    for name in numbers:
-        if name in _CLASSES:
-            _check_values(frame[name], [float(value) for value in range(_CLASSES[name])], path)
-    if "split" in frame:
-        _check_values(frame["split"], list(SPLITS), path)
-    if "age_years" in frame:
-        frame["age_years"] = within(frame["age_years"], *AGE_RANGE_YEARS)
-    if "potassium_mmol" in frame:
-        frame["potassium_mmol"] = within(frame["potassium_mmol"], *PLAUSIBLE_MMOL)
-    if "rr_label_ms" in frame:
-        frame["rr_label_ms"] = within(frame["rr_label_ms"], *RR_RANGE_MS)
-        frame["rr_source"] = frame["rr_label_ms"].notna().map({True: "user"})
-    return frame
-
-
-def _check_values(column: pd.Series, allowed: list[float] | list[str], path: str) -> None:
-    wrong = column[column.notna() & ~column.isin(allowed)]
-    if len(wrong):
-        values = ", ".join(f"{value:g}" if isinstance(value, float) else value for value in allowed)
-        raise DatasetError(
-            f"{path}: {column.name} is {wrong.iloc[0]!r} in row {wrong.index[0] + 2}, allowed are {values} or nothing"
-        )
+# Tools that know no missing integers write 12 as 12.0.
+_WHOLE_NUMBER = re.compile(r"(\d{1,18})(?:\.0*)?")
 
 
 def _patient_ids(frame: pd.DataFrame) -> pd.Series:
     """Whole numbers as they are, anything else by its hash, the record's own id where there is none."""
     if "patient_id" not in frame:
         return frame["study_id"]
-    given = frame["patient_id"]
-    if given.dropna().str.fullmatch(r"\d{1,18}").all():
-        ids = [None if pd.isna(value) else int(value) for value in given]
-    else:
-        ids = [None if pd.isna(value) else _hash63(value) for value in given]
-    chosen = [own if value is None else value for value, own in zip(ids, frame["study_id"], strict=True)]
+    ids = {text: _patient_id(text) for text in frame["patient_id"].dropna().unique()}
+    chosen = [
+        own if pd.isna(text) else ids[text] for text, own in zip(frame["patient_id"], frame["study_id"], strict=True)
+    ]
     return pd.Series(np.array(chosen, dtype=np.int64), index=frame.index)
+
+
+def _patient_id(text: str) -> int:
+    number = _WHOLE_NUMBER.fullmatch(text)
+    return int(number[1]) if number else _hash63(text)
 
 
 def _hash63(text: str) -> int:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ecgmoe.datasets.index import build_index
 from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.schema import SPLITS, STUDY_SCHEMA, DatasetError, StudyIndex
+from ecgmoe.ecg.rhythm import TAXONOMIES
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -57,6 +58,9 @@ usual = {
     "patient_id": st.sampled_from(["1", "2", "007", "", "9" * 18]),
     "split": st.sampled_from(["train", "", ""]),
     **dict.fromkeys(LABELS, st.sampled_from(["0", "1", "1.0", "", ""])),
+    "sex_female": st.sampled_from(["0", "1.0", "F", "m", "Female", "NA", ""]),
+    "rhythm15": st.sampled_from(["14", "Sinus rhythm", "PACED", "nan", ""]),
+    "report0_15": st.sampled_from(["13", "other", "Sinus Rhythm", ""]),
     "rr_label_ms": st.sampled_from(["800", "812.5", "29999", "65535", ""]),
     "age_years": st.sampled_from(["18", "64", "300", "-1", ""]),
     "potassium_mmol": st.sampled_from(["4.1", "0", "99", ""]),
@@ -217,6 +221,18 @@ def test_one_file_under_two_names_is_one_study(root: Path, again: str) -> None:
 @pytest.mark.parametrize("cell", INJECTED)
 def test_a_formula_for_a_label_is_refused(root: Path, cell: str) -> None:
     assert index_csv(root, table([["path", "age_years"], ["a", cell]])) is None
+
+
+@quickly(max_examples=100)
+@given(data=st.data(), taxonomy=st.sampled_from(sorted(TAXONOMIES)), number=st.integers(0, 14))
+def test_a_class_by_its_name_in_any_case_is_the_class_by_its_number(
+    root: Path, data: st.DataObject, taxonomy: str, number: int
+) -> None:
+    name = TAXONOMIES[taxonomy][number]
+    written = data.draw(st.sampled_from([name, name.upper(), name.title(), f" {name} ", name.replace(" ", "  ")]))
+    index = index_csv(root, table([["path", taxonomy], ["a", written], ["b", str(number)]]))
+    assert index is not None
+    assert index.table[taxonomy].to_pylist() == [number] * 2
 
 
 @quickly(max_examples=100)

@@ -79,11 +79,24 @@ def test_the_same_path_twice_and_paths_outside_of_root_are_excluded(tmp_path: Pa
         ("file\na\n", "unknown column 'file': allowed are path"),
         ("path,age\na,50\n", "unknown column 'age'"),
         ("age_years\n50\n", "no column 'path'"),
-        ("path,sex_female\na,female\n", "cannot be read.*female"),
-        ("path,sex_female\na,\nb,2\n", "sex_female is .*2.* in row 3, allowed are 0, 1 or nothing"),
-        ("path,rhythm15\na,15\n", "rhythm15"),
+        ("path;age_years\na;50\n", "unknown column 'path;age_years'.*; separate columns by commas"),
+        (
+            "path,sex_female\na,woman\n",
+            "sex_female is 'woman' in row 2, allowed are 0, 1, m, male, f, female or nothing$",
+        ),
+        ("path,sex_female\na,\nb,2\n", "sex_female is '2' in row 3, allowed are 0, 1, m"),
+        (
+            "path,rhythm15\na,15\n",
+            "rhythm15 is '15' in row 2, allowed are 0, .*, 14, paced, .*, sinus rhythm or nothing",
+        ),
+        ("path,rhythm15\na,other\n", "rhythm15 is 'other' in row 2"),
+        ("path,potassium_abnormal\na,0.5\n", "potassium_abnormal is '0.5' in row 2, allowed are 0, 1 or nothing"),
+        ("path,age_years\na,old\n", "age_years is 'old' in row 2, allowed are numbers or nothing$"),
+        ('path,age_years\na,"64,5"\n', "age_years is '64,5' in row 2, .* with a decimal point"),
+        ("path,age_years\na,64,5\n", "Expected 2 columns, got 3.*Quote a cell that holds a comma"),
         ("path,split\na,training\n", "split is 'training' in row 2, allowed are train, validation, test"),
         ("path,patient_id,split\na,1,train\nb,1,test\n", "more than one split"),
+        ("path,patient_id,split\na,1.0,train\nb,1,test\n", "more than one split"),
         ("path,age_years\n", "names no usable record"),
         ("", "is empty"),
     ],
@@ -91,6 +104,60 @@ def test_the_same_path_twice_and_paths_outside_of_root_are_excluded(tmp_path: Pa
 def test_a_csv_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         build_index("wfdb", str(tmp_path), options=options(tmp_path, text))
+
+
+def test_a_csv_file_of_another_encoding_or_that_is_not_there_says_so(tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    for encoding, message in (("latin-1", "not UTF-8 text but Latin-1"), ("utf-16", "not UTF-8 text but UTF-16")):
+        table.write_bytes("path,patient_id\na,J\u00fcrgen\n".encode(encoding))
+        with pytest.raises(DatasetError, match=message) as error:
+            build_index("wfdb", str(tmp_path), options=IndexOptions(csv=str(table)))
+        assert "torn" not in str(error.value)
+    with pytest.raises(DatasetError, match=r"gone\.csv is not there: check its name"):
+        build_index("wfdb", str(tmp_path), options=IndexOptions(csv=str(tmp_path / "gone.csv")))
+
+
+def test_classes_by_number_or_name(tmp_path: Path) -> None:
+    text = (
+        "path,sex_female,rhythm15,report0_15\n"
+        "a,F,Sinus Rhythm,sinus  rhythm with pac(s)\nb,male,14.0,13\nc,1,PACED,Other\nd,NA,nan,\n"
+    )
+    rows = build_index("wfdb", str(tmp_path), options=options(tmp_path, text)).table.to_pylist()
+    found = [(row["sex_female"], row["rhythm15"], row["report0_15"]) for row in rows]
+    assert found == [(1, 14, 8), (0, 14, 13), (1, 0, 14), (None, None, None)]
+
+
+def test_patients_without_a_name_are_no_patient_and_12_is_12_point_0(tmp_path: Path) -> None:
+    given = ["", "NA", "nan", "NaN", " ", "12", "12.0", "012", "anna", " anna "]
+    text = "path,patient_id\n" + "".join(f"r{i},{value}\n" for i, value in enumerate(given))
+    rows = build_index("wfdb", str(tmp_path), options=options(tmp_path, text)).table.to_pylist()
+    assert all(row["patient_id"] == row["study_id"] for row in rows[:5])
+    assert [row["patient_id"] for row in rows[5:8]] == [12] * 3
+    assert rows[8]["patient_id"] == rows[9]["patient_id"] != rows[8]["study_id"]
+
+
+def test_records_without_a_split_follow_their_patient(tmp_path: Path) -> None:
+    rows = "".join(f"p{i}a,{i},{split}\np{i}b,{i},\n" for i, split in enumerate(["test", "val", "Dev", "train"] * 5))
+    table = build_index("wfdb", str(tmp_path), options=options(tmp_path, f"path,patient_id,split\n{rows}")).table
+    expected = ["test", "validation", "validation", "train"] * 5
+    assert table["split"].to_pylist() == [split for split in expected for _ in range(2)]
+
+
+def test_a_record_and_its_matlab_file_are_one_study(tmp_path: Path) -> None:
+    write_headers(tmp_path)
+    (tmp_path / "alone.mat").touch()
+    index = build_index("wfdb", str(tmp_path), options=options(tmp_path, "path\na\na.mat\nb/2.mat\nalone.mat\n"))
+    assert index.table["path"].to_pylist() == ["a", "b/2", "alone.mat"]
+    assert index.excluded == (("a", "the path is listed twice, the first row is kept"),)
+    listed = build_index("wfdb", str(tmp_path)).table
+    assert set(index.table["study_id"].to_pylist()) < set(listed["study_id"].to_pylist())
+
+
+def test_hypo_and_hyper_follow_from_the_value(tmp_path: Path) -> None:
+    text = "path,potassium_mmol\na,3.4\nb,3.5\nc,5.5\nd,\ne,99\n"
+    rows = build_index("wfdb", str(tmp_path), options=options(tmp_path, text)).table.to_pylist()
+    found = [(row["potassium_hypo"], row["potassium_hyper"]) for row in rows]
+    assert found == [(1, 0), (0, 0), (0, 1), (None, None), (None, None)]
 
 
 def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
