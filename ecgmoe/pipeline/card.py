@@ -36,7 +36,7 @@ NAMES = Names(
         "report0_15": "Rhythm, the paper's list (report0_15)",
     },
     flags={
-        "rr_disagrees": "whose detected RR differs from the label by more than 10 %",
+        "rr_disagrees": "whose detected RR differs from the label by more than 10 %, of those that have both",
         "quality_few_beats": "with fewer than three R peaks",
         "quality_flat_leads": "with a flat lead",
         "quality_zero_leads": "with an all-zero lead",
@@ -125,9 +125,11 @@ def general_reason(reason: str) -> str:
 
 
 def _split_counts(labels: pa.Table) -> dict[str, int]:
+    """Patients, records, records with each task's label, and records with low and with high potassium."""
     counts = {"patients": len(pc.unique(labels["patient_id"])), "records": len(labels)}
     tasks = [*task_table(), *task_table(("arrhythmia",), "report0_15")]
-    return counts | {task.label: len(labels) - labels[task.label].null_count for task in tasks}
+    counts |= {task.label: len(labels) - labels[task.label].null_count for task in tasks}
+    return counts | {name: pc.sum(labels[name]).as_py() or 0 for name in ("potassium_hypo", "potassium_hyper")}
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
@@ -139,9 +141,10 @@ def _class_counts(labels: pa.Table, column: str, split: str) -> list[int]:
     return np.bincount(values.astype(np.int64), minlength=len(NAMES.classes[column])).tolist()
 
 
-def _share(column: pa.ChunkedArray) -> float:
-    """Share of the rows that are not null, false or 0."""
-    return float(column.cast(pa.bool_()).fill_null(False).to_numpy().mean())
+def _share(column: pa.ChunkedArray) -> float | None:
+    """Share of the known values that are true or not 0; None where none is known."""
+    known = column.cast(pa.bool_()).drop_null().to_numpy()
+    return float(known.mean()) if len(known) else None
 
 
 def _share_below(column: pa.ChunkedArray, limit: float) -> float | None:

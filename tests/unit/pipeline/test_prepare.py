@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from damaged_records import write_good
 from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.schema import DatasetError
 from ecgmoe.ecg.quality_policy import QualityPolicy
@@ -125,12 +127,28 @@ def test_the_card_counts_what_the_tables_hold(folder: Path) -> None:
     train = labels.filter(pc.equal(labels["split"], "train"))
     assert card["splits"]["train"]["records"] == len(train)
     assert card["splits"]["train"]["potassium_abnormal"] == len(train) - train["potassium_abnormal"].null_count
+    for name, low, high in (("potassium_hypo", 0, 3.5), ("potassium_hyper", 5.5, 99)):
+        potassium = train["potassium_mmol"].drop_null().to_numpy()
+        expected = int(((potassium >= low) & (potassium < high)).sum())
+        assert card["splits"]["train"][name] == expected > 0
     counts = card["classes"]["rhythm15"]
     assert sum(sum(split) for split in counts.values()) == len(labels) - labels["rhythm15"].null_count
     assert card["class_names"]["rhythm15"][14] == "sinus rhythm"
     ages = labels["age_years"].drop_null().to_numpy()
     assert card["distributions"]["age_years"]["quantiles"]["0.5"] == pytest.approx(np.median(ages))
     assert sum(card["distributions"]["age_years"]["histogram"]["counts"]) == len(ages)
+
+
+def test_a_share_of_nothing_is_not_known(tmp_path: Path) -> None:
+    """Own records without RR labels: nothing was compared with the detector."""
+    write_good(tmp_path / "raw", 4, 3)
+    prepare_here(tmp_path / "raw", tmp_path / "data", dataset="wfdb")
+    card = json.loads((tmp_path / "data" / "card.json").read_text())
+    assert card["flags"]["rr_disagrees"] is None
+    assert card["flags"]["quality_zero_leads"] == 0
+    assert card["splits"]["train"]["potassium_hypo"] == 0
+    row = r"differs from the label by more than 10 %, of those that have both</td><td>not known</td>"
+    assert re.search(row, (tmp_path / "data" / "card.html").read_text())
 
 
 def test_the_page_says_simulated_and_needs_nothing_else(folder: Path) -> None:
