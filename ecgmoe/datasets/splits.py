@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -57,18 +58,22 @@ def split_of(text: str) -> str | None:
 def given_splits(studies: pd.DataFrame, path: str) -> pd.Series:
     """Splits from a CSV file with the columns split and study_id or subject_id; `UNUSED` where it names none.
 
+    Where it has both, study_id decides and subject_id has to be that study's.
+
     Args:
         studies: with study_id and patient_id.
         path: of the file; its splits are read by `split_of`.
 
     Raises:
         DatasetError: a column is missing, an id or a split is not one, an id is in two splits, a patient is in two splits,
-            or the file names none of the studies.
+            a study is given to another patient than the dataset's, or the file names none of the studies.
     """
-    keys = [name for name in column_names(path) if name in _KEYS]
-    if len(keys) != 1:
+    keys = [name for name in _KEYS if name in column_names(path)]
+    if not keys or keys == ["subject_id", "patient_id"]:
         raise DatasetError(f"{path} needs one column study_id or subject_id beside split, it has {len(keys)} of them")
-    given = read_csv(path, {keys[0]: pa.int64(), "split": pa.string()})
+    given = read_csv(path, {**dict.fromkeys(keys, pa.int64()), "split": pa.string()})
+    if keys[0] == "study_id":
+        _refuse_other_patients(studies, given, keys[1:], path)
     names = given["split"].map(split_of, na_action="ignore")
     wrong = names.isna() | given[keys[0]].isna()
     if wrong.any():
@@ -86,6 +91,19 @@ def given_splits(studies: pd.DataFrame, path: str) -> pd.Series:
         raise DatasetError(f"{path} names none of the {len(studies):,} studies: is it of this dataset?")
     refuse_divided_patients(studies.assign(split=splits).dropna(subset="split"), path)
     return splits.fillna(UNUSED)
+
+
+def _refuse_other_patients(studies: pd.DataFrame, given: pd.DataFrame, columns: Sequence[str], path: str) -> None:
+    """Raise DatasetError where a row names a study of the dataset with another patient: the ids would be mixed up."""
+    patients = given["study_id"].map(studies.set_index("study_id")["patient_id"])
+    for name in columns:
+        wrong = patients.notna() & (given[name] != patients)
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise DatasetError(
+                f"{path}, row {row + 2}: study_id {given['study_id'][row]} has {name} {given[name][row]}, in the dataset it "
+                f"is of {patients[row]:.0f}: correct the row, or leave {name} out"
+            )
 
 
 def refuse_divided_patients(studies: pd.DataFrame, table: str) -> None:

@@ -242,11 +242,12 @@ def test_all_labels_are_given_again_from_another_place(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("key", ["study_id", "subject_id"])
+@pytest.mark.parametrize("key", ["study_id", "subject_id", "subject_id,study_id"])
 def test_a_given_split_file_takes_the_place_of_the_draw(tmp_path: Path, key: str) -> None:
     write_ecgs(tmp_path, [{"study_id": 40 + i, "subject_id": i} for i in range(1, 5)])
     rows = [(1, "test"), (2, "val"), (4, " Train ")]
-    given = "\n".join(f"{40 + i if key == 'study_id' else i},{split}" for i, split in rows)
+    cells = {"study_id": "{study}", "subject_id": "{patient}", "subject_id,study_id": "{patient},{study}"}[key]
+    given = "\n".join(f"{cells.format(study=40 + i, patient=i)},{split}" for i, split in rows)
     (tmp_path / "splits.csv").write_text(f"{key},split\n{given}\n")
     options = IndexOptions(split_file=str(tmp_path / "splits.csv"))
     splits = [row["split"] for row in index_rows(tmp_path, options=options)]
@@ -262,7 +263,12 @@ def test_a_given_split_file_takes_the_place_of_the_draw(tmp_path: Path, key: str
         ("study_id,split\n41,test\n41,train\n", "study_id 41 is in two splits, which would leak"),
         ("study_id,split\n41,test\n42,train\n", "the patient of .* is in more than one split, which would leak"),
         ("study_id,split\n7,test\n", "names none of the 2 studies"),
-        ("study_id,subject_id,split\n41,1,test\n", "needs one column study_id or subject_id beside split, it has 2"),
+        ("subject_id,patient_id,split\n1,1,test\n", "needs one column study_id or subject_id beside split, it has 2"),
+        (
+            "study_id,subject_id,split\n7,7,test\n41,10000009,test\n",
+            "row 3: study_id 41 has subject_id 10000009, in the dataset it is of 10000001",
+        ),
+        ("subject_id,study_id,split\n10000001,41,test\n10000001,42,train\n", "more than one split"),
         ("path,split\n41,test\n", "it has 0"),
         ("study_id,part\n41,test\n", "has no column 'split'"),
         ("", "is empty"),
