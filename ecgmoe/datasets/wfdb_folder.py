@@ -29,8 +29,12 @@ def read_wfdb_folder(root: str, options: IndexOptions) -> StudyIndex:
         DatasetError: no record, a column that is not known, a label that is not allowed, or a patient in two splits.
     """
     table = options.csv or root
-    frame, unreadable = (read_own_csv(options.csv), ()) if options.csv else _listed(root)
-    frame["path"] = _record_names(frame["path"], root)
+    unreadable: tuple[tuple[str, str], ...] = ()
+    if options.csv:
+        frame = read_own_csv(options.csv)
+        frame["path"] = _record_names(frame["path"], root)
+    else:
+        frame, unreadable = _listed(root)
     frame, unnamed = _without_undecodable_names(frame)
     left_out = unreadable + unnamed
     frame["study_id"] = np.array([_hash63(path) for path in frame["path"]], dtype=np.int64)
