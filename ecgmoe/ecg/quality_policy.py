@@ -28,12 +28,13 @@ class QualityPolicy:
         flat: constant leads, all-zero ones among them.
         clipped: leads that rest at their extreme.
         lead_off: leads that lost their electrode for a second or longer.
-        amplitude: leads beyond max_amplitude_mv.
+        amplitude: leads beyond max_amplitude_mv, and all leads of a record that stays below min_amplitude_mv.
         noise: leads noisier than max_noise_uv.
         einthoven: records whose limb leads deviate from lead II = I + III by more than max_einthoven_uv.
         few_beats: records with fewer than three R peaks.
         max_missing_share: of a lead's samples, 0..1; padding does not count.
-        max_amplitude_mv: largest absolute sample.
+        max_amplitude_mv: largest absolute sample of a lead.
+        min_amplitude_mv: largest absolute sample of a whole record; below, its unit or gain is wrong. 0 sets no limit.
         max_noise_uv: standard deviation of a lead's noise.
         max_einthoven_uv: median deviation.
         max_unusable_leads: a record with more flat and masked leads than that is excluded.
@@ -49,6 +50,7 @@ class QualityPolicy:
     few_beats: Literal["keep", "exclude"] = "keep"
     max_missing_share: float = 0.0
     max_amplitude_mv: float = 10.0
+    min_amplitude_mv: float = 0.1
     max_noise_uv: float = 50.0
     max_einthoven_uv: float = 50.0
     max_unusable_leads: int = 3
@@ -61,6 +63,11 @@ class QualityPolicy:
         if not 0 < self.max_amplitude_mv <= MAX_UV / UV_PER_MV:
             raise ValueError(
                 f"max_amplitude_mv must be above 0 and at most {MAX_UV / UV_PER_MV}, got {self.max_amplitude_mv}"
+            )
+        if not 0 <= self.min_amplitude_mv < self.max_amplitude_mv:
+            raise ValueError(
+                f"min_amplitude_mv must be at least 0 and below max_amplitude_mv ({self.max_amplitude_mv}), got "
+                f"{self.min_amplitude_mv}"
             )
         for name in ("max_noise_uv", "max_einthoven_uv"):
             if not 0 < getattr(self, name) < np.inf:
@@ -135,6 +142,8 @@ def _faults(measured: LeadQuality, policy: QualityPolicy) -> list[tuple[str, Boo
     """Name of each criterion, the leads that fail it, and the reason to exclude their record."""
     missing = measured.missing_share > policy.max_missing_share
     beyond = measured.amplitude_mv > policy.max_amplitude_mv
+    # Flat leads are a fault of their own; what moves by microvolts alone is an ECG in a wrong unit.
+    small = ~measured.flat & (measured.amplitude_mv.max() < policy.min_amplitude_mv)
     noisy = measured.noise_uv > policy.max_noise_uv
     share, amplitude = measured.missing_share.max(), measured.amplitude_mv.max()
     return [
@@ -147,6 +156,11 @@ def _faults(measured: LeadQuality, policy: QualityPolicy) -> list[tuple[str, Boo
         ("clipped", measured.clipped, f"clipped leads: {_named(measured.clipped)}"),
         ("lead_off", measured.lead_off, f"leads without electrode for a second or longer: {_named(measured.lead_off)}"),
         ("amplitude", beyond, f"amplitude {amplitude:.3f} mV (limit {policy.max_amplitude_mv:g} mV): {_named(beyond)}"),
+        (
+            "amplitude",
+            small,
+            f"amplitude {amplitude:.4f} mV (at least {policy.min_amplitude_mv:g} mV): the file's unit or gain is wrong",
+        ),
         (
             "noise",
             noisy,

@@ -28,7 +28,7 @@ from ecgmoe.pipeline.schema import EXCLUSION_SCHEMA, RECORD_SCHEMA, SCHEMA_VERSI
 from ecgmoe.pipeline.shards import default_shard_rows, plan_shards
 from ecgmoe.pipeline.store import StorageError, Store, digest_of, file_stamp
 
-PREPARE_VERSION = 2
+PREPARE_VERSION = 3
 """Raised when the same waveform file gives another record (conversion, quality, R peaks)."""
 
 

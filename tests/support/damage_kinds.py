@@ -183,6 +183,7 @@ KINDS: dict[str, tuple[Callable[[Draft], None], str]] = {
     "some samples missing": (_samples(_missing_share), "of the samples .*missing"),
     "flat": (_samples(lambda s, rng: np.full_like(s, rng.integers(-9, 9))), "12 flat .*leads"),
     "amplitude beyond the limit": (_samples(_one_peak), "amplitude .*limit 10 mV"),
+    "millivolt called microvolt": (_every_field(2, "200.0(0)/uV"), "the file's unit or gain is wrong"),
     "too short": (_samples(lambda s, rng: s[: int(rng.integers(1, 4999))]), r"lasts \S+ s, 10 s are needed"),
     "lead missing": (lambda d: (d.fields.pop(), d.fields[0].__setitem__(1, "11")), "checksum|lead V6 is missing"),
     "lead twice": (lambda d: d.fields[3].__setitem__(8, "V1"), "lead III is missing"),

@@ -48,6 +48,8 @@ def test_ptbxl_at_500_hz() -> None:
     # Electrode faults of up to 11 mV, which the dataset's own page mentions.
     assert len(reasons) == 2
     assert all(reason.startswith("amplitude 1") for reason in reasons.values())
+    # The lower limit on amplitude is far from every real ECG.
+    assert min(record.quality.amplitude_mv for record in records.values()) > 5 * QualityPolicy().min_amplitude_mv
     assert einthoven_share(records) >= 0.99
 
 

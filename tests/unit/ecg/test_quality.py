@@ -177,6 +177,26 @@ def test_every_fault_can_be_kept_masked_or_excluded(fault: str) -> None:
     assert re.fullmatch(REASONS[fault], str(excluded.value))
 
 
+def test_a_record_in_a_wrong_unit_is_too_small_and_the_reason_says_so() -> None:
+    small = (record() / 20).astype(np.int16)  # as millivolt read as microvolt would be, but for the factor
+    with pytest.raises(QualityFault) as excluded:
+        apply_policy(small, QualityPolicy())
+    assert re.fullmatch(
+        r"amplitude 0\.0\d+ mV \(at least 0\.1 mV\): the file's unit or gain is wrong", str(excluded.value)
+    )
+    kept, stored = apply_policy(small, QualityPolicy(amplitude="keep"))
+    assert np.array_equal(kept, small)
+    assert stored.masked_leads == 0
+    apply_policy(small, QualityPolicy(min_amplitude_mv=0))
+    small[3, 7] = 100
+    assert apply_policy(small, QualityPolicy())[1].amplitude_mv == pytest.approx(0.1), "one lead is large enough"
+
+
+def test_a_flat_record_is_not_called_too_small() -> None:
+    with pytest.raises(QualityFault, match="12 flat or masked leads"):
+        apply_policy(np.full((12, 5000), 3, dtype=np.int16), QualityPolicy())
+
+
 def test_too_many_unusable_leads_exclude_the_record() -> None:
     signal = record()
     signal[[0, 3, 7]] = 0
@@ -210,6 +230,9 @@ def test_the_limits_themselves_are_allowed() -> None:
         {"max_missing_share": -0.1},
         {"max_unusable_leads": 13},
         {"max_amplitude_mv": 0.0},
+        {"min_amplitude_mv": -0.1},
+        {"min_amplitude_mv": 10.0},
+        {"min_amplitude_mv": float("nan")},
         {"max_noise_uv": float("nan")},
         {"max_einthoven_uv": -1.0},
     ],

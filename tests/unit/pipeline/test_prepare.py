@@ -167,7 +167,7 @@ def test_class_names_are_in_the_schema(folder: Path) -> None:
 
 def test_a_dataset_without_a_usable_record_says_why(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"none of the 240 records could be used; .*mV"):
-        prepare_here(folder / "raw", tmp_path, PrepareConfig(quality=QualityPolicy(max_amplitude_mv=0.01)))
+        prepare_here(folder / "raw", tmp_path, PrepareConfig(quality=QualityPolicy(min_amplitude_mv=9.9)))
 
 
 @pytest.mark.real_data
