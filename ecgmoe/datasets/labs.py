@@ -5,6 +5,9 @@ https://mimic.mit.edu/docs/iv/modules/hosp/labevents/
 
 from __future__ import annotations
 
+import re
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -20,6 +23,7 @@ PLAUSIBLE_MMOL = (1.5, 10.0)
 
 HYPO_BELOW_MMOL, HYPER_FROM_MMOL = 3.5, 5.5
 
+_POTASSIUM_LABEL = re.compile("potassium(?:,? *(?:serum|plasma|blood|whole blood))?", re.IGNORECASE)
 _HAEMOLYSIS = "(?i)ha?emoly"
 _COLUMNS = {
     "labevent_id": pa.int64(),
@@ -45,36 +49,62 @@ _LABELS = {
 _SLIM = pa.schema([*_LABELS.values(), ("flagged", pa.bool_())])
 
 
-def check_items(hosp: str) -> None:
-    """Compare the item ids with d_labitems, where that table is given.
+class PotassiumItems(NamedTuple):
+    """itemid values that stand for potassium in blood."""
+
+    serum: tuple[int, ...] = SERUM_ITEMS
+    whole_blood: tuple[int, ...] = WHOLE_BLOOD_ITEMS
+
+
+KNOWN_ITEMS = PotassiumItems()
+
+
+def potassium_items(hosp: str) -> PotassiumItems:
+    """The known item ids and, where d_labitems is given, any other one that it calls potassium in serum, plasma or blood.
 
     Raises:
-        DatasetError: an id stands for something else than potassium in blood, or none of them is there.
+        DatasetError: none of the known ids is there, one stands for something else than potassium in blood, or another
+            item in blood has potassium in a name of which nobody has said what it measures.
     """
     path = find_table(hosp, "d_labitems.csv")
     if path is None:
-        return
-    items = read_csv(path, {"itemid": pa.int64(), "label": pa.string(), "fluid": pa.string()})
-    known = items[items["itemid"].isin((*SERUM_ITEMS, *WHOLE_BLOOD_ITEMS))].fillna("")
-    if known.empty:
+        return KNOWN_ITEMS
+    columns = {"itemid": pa.int64(), "label": pa.string(), "fluid": pa.string(), "category": pa.string()}
+    items = read_csv(path, columns).fillna("")
+    is_known = items["itemid"].isin((*SERUM_ITEMS, *WHOLE_BLOOD_ITEMS))
+    if not is_known.any():
         raise DatasetError(
             f"{path} has none of the potassium items {(*SERUM_ITEMS, *WHOLE_BLOOD_ITEMS)}: is it MIMIC-IV's?"
         )
-    is_potassium = known["label"].str.contains("potassium", case=False) & (known["fluid"].str.lower() == "blood")
-    if not is_potassium.all():
-        other = known[~is_potassium].iloc[0]
+    in_blood = items["label"].str.contains("potassium", case=False) & (items["fluid"].str.lower() == "blood")
+    if not in_blood[is_known].all():
+        other = items[is_known & ~in_blood].iloc[0]
         raise DatasetError(
             f"{path}: item {other['itemid']} is {other['label']!r} in {other['fluid']!r}, expected potassium in blood: "
             "the table belongs to another release"
         )
+    more = items[in_blood & ~is_known]
+    unclear = more[~more["label"].str.fullmatch(_POTASSIUM_LABEL)]
+    if len(unclear):
+        other = unclear.iloc[0]
+        raise DatasetError(
+            f"{path}: item {other['itemid']} is {other['label']!r} in blood, which may or may not be a potassium value: "
+            "take that row out, or leave the table out to use the known items alone"
+        )
+    whole = more["label"].str.contains("whole blood", case=False) | (more["category"].str.lower() == "blood gas")
+    return PotassiumItems(
+        serum=(*SERUM_ITEMS, *more["itemid"][~whole].tolist()),
+        whole_blood=(*WHOLE_BLOOD_ITEMS, *more["itemid"][whole].tolist()),
+    )
 
 
-def read_potassium(labevents: str, patients: np.ndarray) -> pd.DataFrame:
+def read_potassium(labevents: str, patients: np.ndarray, potassium: PotassiumItems = KNOWN_ITEMS) -> pd.DataFrame:
     """Usable potassium values of some patients; the table is scanned as a stream.
 
     Args:
         labevents: path of labevents.csv or labevents.csv.gz.
         patients: subject_id values to keep.
+        potassium: which items are potassium.
 
     Returns:
         patient_id, charttime, serum (else whole blood), potassium_mmol, potassium_itemid, potassium_ref_low and _high,
@@ -83,7 +113,7 @@ def read_potassium(labevents: str, patients: np.ndarray) -> pd.DataFrame:
     Raises:
         DatasetError: the table cannot be read or lacks a column.
     """
-    items = pa.array((*SERUM_ITEMS, *WHOLE_BLOOD_ITEMS))
+    items = pa.array((*potassium.serum, *potassium.whole_blood))
     subjects = pa.array(np.unique(patients))
     kept = [_SLIM.empty_table()]
     for batch in stream_csv(labevents, _COLUMNS):
@@ -93,7 +123,7 @@ def read_potassium(labevents: str, patients: np.ndarray) -> pd.DataFrame:
             kept.append(_slim(rows.filter(_usable(rows))))
     frame = pa.concat_tables(kept).to_pandas()
     frame["potassium_abnormal"], frame["by_flag"] = _abnormal(frame)
-    frame["serum"] = frame["potassium_itemid"].isin(SERUM_ITEMS)
+    frame["serum"] = frame["potassium_itemid"].isin(potassium.serum)
     # The id decides between values of the same minute, so that the order of the file does not.
     frame = frame.sort_values(["charttime", "labevent_id"], kind="stable", ignore_index=True)
     return frame.drop(columns=["labevent_id", "flagged"])

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ecgmoe.datasets.labs import check_items, nearest_potassium, read_potassium
+from ecgmoe.datasets.labs import nearest_potassium, potassium_items, read_potassium
 from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.schema import TIME, StudyIndex
 from ecgmoe.datasets.splits import assign_splits, given_splits, sample_patients
@@ -129,6 +129,5 @@ def _with_hospital_labels(studies: pd.DataFrame, hosp: str, window_minutes: floa
     if labevents is None:
         warnings.warn(f"no labevents.csv in {hosp}: potassium stays without labels", stacklevel=2)
         return studies
-    check_items(hosp)
-    potassium = read_potassium(labevents, studies["patient_id"].to_numpy())
+    potassium = read_potassium(labevents, studies["patient_id"].to_numpy(), potassium_items(hosp))
     return studies.join(nearest_potassium(studies, potassium, window_minutes))

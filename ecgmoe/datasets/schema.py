@@ -43,7 +43,11 @@ STUDY_SCHEMA = pa.schema(
         pa.field("potassium_hypo", pa.int8(), metadata={"values": "1 below 3.5 mmol/L, else 0"}),
         pa.field("potassium_hyper", pa.int8(), metadata={"values": "1 from 5.5 mmol/L, else 0"}),
         pa.field("potassium_gap_minutes", pa.float32(), metadata={"meaning": "lab time minus ECG time"}),
-        pa.field("potassium_itemid", pa.int32(), metadata={"values": "50971, 52610 serum, 50822, 52452 whole blood"}),
+        pa.field(
+            "potassium_itemid",
+            pa.int32(),
+            metadata={"values": "50971, 52610 serum, 50822, 52452 whole blood, d_labitems"},
+        ),
         pa.field("potassium_ref_low", pa.float32(), metadata={"unit": "mmol/L", "meaning": "the row's own range"}),
         pa.field("potassium_ref_high", pa.float32(), metadata={"unit": "mmol/L", "meaning": "the row's own range"}),
         pa.field("report0_15", pa.int8(), metadata={"classes": _CLASSES["report0_15"], "meaning": "the paper's list"}),

@@ -313,6 +313,11 @@ def test_the_potassium_window_is_an_option(tmp_path: Path) -> None:
         ('50822,"Potassium, Urine",Urine,Chemistry', "item 50822 .* in 'Urine'"),
         ("50000,Sodium,Blood,Chemistry", "none of the potassium items"),
         ("50971,Potassium,Blood,Chemistry", None),
+        ('50971,Potassium,Blood,Chemistry\n51097,"Potassium, Urine",Urine,Chemistry', None),
+        (
+            "50971,Potassium,Blood,Chemistry\n53999,Potassium Hydroxide,Blood,Chemistry",
+            "item 53999 .* may or may not be",
+        ),
     ],
 )
 def test_item_ids_are_compared_with_d_labitems(tmp_path: Path, items: str, message: str | None) -> None:
@@ -324,6 +329,24 @@ def test_item_ids_are_compared_with_d_labitems(tmp_path: Path, items: str, messa
     else:
         with pytest.raises(DatasetError, match=message):
             index_rows(tmp_path, hosp=str(tmp_path / "hosp"))
+
+
+def test_further_potassium_items_of_d_labitems_are_used(tmp_path: Path) -> None:
+    """Serum still goes before whole blood, and what is potassium in urine stays out."""
+    write_ecgs(tmp_path, [{"study_id": 40 + i, "subject_id": i} for i in range(1, 5)])
+    at, patient = "08:44:00", {"gender": "F", "anchor_age": 60, "anchor_year": 2180}
+    labs = [lab(at, 4.1, 53001, subject_id=1), lab("08:50:00", 4.9, 50971, subject_id=1)]
+    labs += [lab(at, 4.2, 53002, subject_id=2), lab("08:50:00", 4.8, 53001, subject_id=2)]
+    labs += [lab(at, 4.3, 53003, subject_id=3), lab(at, 4.4, 53002, subject_id=4)]
+    write_hosp(tmp_path / "hosp", [{"subject_id": i, **patient} for i in range(1, 5)], labs)
+    rows = ["50971,Potassium,Blood,Chemistry", '53001,"Potassium, Plasma",Blood,Chemistry']
+    rows += ['53002,"Potassium, Whole Blood",Blood,Blood Gas', '53003,"Potassium, Urine",Urine,Chemistry']
+    (tmp_path / "hosp" / "d_labitems.csv").write_text("\n".join(["itemid,label,fluid,category", *rows]) + "\n")
+    found = [row["potassium_itemid"] for row in index_rows(tmp_path, hosp=str(tmp_path / "hosp"))]
+    assert found == [53001, 53001, None, 53002]
+    (tmp_path / "hosp" / "d_labitems.csv").unlink()
+    found = [row["potassium_itemid"] for row in index_rows(tmp_path, hosp=str(tmp_path / "hosp"))]
+    assert found == [50971, None, None, None]
 
 
 def test_simulated_data_have_their_hospital_tables_inside(tmp_path: Path) -> None:
