@@ -70,7 +70,7 @@ class Store:
             self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
             file = self._fs.open(partial, "wb")
         except OSError as error:
-            raise _explained(error, self.path(name)) from error
+            raise _explained(error, self.path(name), "choose another folder") from error
         try:
             with file:
                 yield file
@@ -155,17 +155,20 @@ class Store:
             self._fs.rm(f"{self._base}/{name}", recursive=True)
 
 
-def _explained(error: OSError, path: str) -> OSError:
-    """The same failure with the path and what to do about it."""
+def _explained(error: OSError, path: str, otherwise: str | None = None) -> OSError:
+    """The same failure with the path and what to do about it; `otherwise` for one that has no remedy of its own."""
     remedies = {
         errno.ENOSPC: "the disk is full: free some space and run the same command again, finished shards are kept",
         errno.EROFS: "the file system is read-only: choose another folder",
         errno.EACCES: "no permission to write there: choose another folder or change its mode",
         errno.EPERM: "no permission to write there: choose another folder or change its mode",
+        errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
+        errno.EEXIST: "a part of the path is a file, not a folder: choose another folder",
     }
-    if error.errno not in remedies or isinstance(error, StorageError):
+    if isinstance(error, StorageError):
         return error
-    return StorageError(f"cannot write {path}: {remedies[error.errno]}")
+    remedy = remedies.get(error.errno or 0) or (otherwise and f"{error.strerror or error}: {otherwise}")
+    return StorageError(f"cannot write {path}: {remedy}") if remedy else error
 
 
 def file_stamp(path: str) -> list[Any] | None:

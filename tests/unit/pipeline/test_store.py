@@ -86,3 +86,11 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     store.remove_partial()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".keep", "whole.txt"]
     (store / "absent").remove_partial()
+
+
+def test_a_folder_that_cannot_be_created_has_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot write .*file/data/a: a part of the path is a file.*choose another"):
+        Store(tmp_path / "file" / "data").write_text("a", "x")
+    with pytest.raises(StorageError, match=r"cannot write .*: File name too long: choose another folder"):
+        Store(tmp_path / ("x" * 300)).write_text("a", "x")
