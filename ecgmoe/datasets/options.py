@@ -10,7 +10,10 @@ from ecgmoe.ecg.rhythm import Hedged
 
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
-    """Labels and splits; a change rewrites labels.parquet alone.
+    """Labels, splits and the choice of records.
+
+    A change of labels or splits rewrites labels.parquet alone. Another choice of records (patients, sampling_rate,
+    test_fold, or a csv that lists others) needs another prepared folder.
 
     Attributes:
         split_seed: another seed gives other splits.

@@ -24,7 +24,8 @@ class PrepareConfig:
     Attributes:
         quality: which records are excluded, and which leads are masked.
         reader: what recordings may leave open.
-        index: labels and splits; a change rewrites labels.parquet alone.
+        index: labels and splits, whose change rewrites labels.parquet alone, and which records there are, whose change
+            needs another folder.
         shard_rows: records per shard; None takes 1/16 of the dataset, between 32 and 2,048 (about 110 MB).
     """
 

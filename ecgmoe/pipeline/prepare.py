@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from ecgmoe.config_tools import differing_keys, to_dict
 from ecgmoe.datasets.folder import list_records
 from ecgmoe.datasets.index import build_index
+from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.schema import DatasetError, StudyIndex
 from ecgmoe.datasets.tables import folder_exists
 from ecgmoe.pipeline.card import general_reason, write_card
@@ -70,7 +71,9 @@ def prepare(
     # Now, not at the end: what changes while the shards are written has to be noticed by the next call.
     asked["tables"] = {path: _stamp(path) for path in index.tables}
     shards, plan = shard_plan(index, config)
-    refuse_other_plan(store, plan)
+    if relabel and not store.exists("plan.json"):
+        raise ValueError(f"{store.root} holds no prepared records: run without --relabel first")
+    refuse_other_plan(store, plan, config.index)
     key = digest_of(plan)
     done = finished_shards(store, key, retry_excluded)
     todo = [shard for shard in shards if shard_name(shard["shard"][0].as_py()) not in done]
@@ -147,21 +150,33 @@ def _digest_of_studies(shards: list[pa.Table]) -> str:
     return digest.hexdigest()
 
 
-def refuse_other_plan(store: Store, plan: dict[str, Any]) -> None:
+_SELECTING = ("sampling_rate", "patients", "test_fold", "csv")
+"""Options of the index that decide which records there are, not only what their labels say."""
+
+
+def refuse_other_plan(store: Store, plan: dict[str, Any], index: IndexOptions) -> None:
     """Write the plan into an empty folder, or check it against the one that is there.
 
     Raises:
-        ValueError: with the keys that differ.
+        ValueError: with the keys that differ; for another list of records with the options that chose it.
     """
-    if store.exists("plan.json"):
-        differing = differing_keys(store.read_json("plan.json"), plan)
-        if differing:
-            raise ValueError(
-                f"{store.root} was prepared with another configuration ({'; '.join(differing)}): choose another --out, or "
-                "delete that folder"
-            )
-    else:
-        store.write_json("plan.json", plan)
+    selection = {"index": {name: value for name, value in to_dict(index).items() if name in _SELECTING}}
+    if not store.exists("plan.json"):
+        store.write_json("plan.json", {**plan, "selection": selection})
+        return
+    stored = store.read_json("plan.json")
+    before = stored.pop("selection", selection)
+    differing = differing_keys(stored, plan)
+    if stored["studies_sha256"] != plan["studies_sha256"]:
+        # No digest tells what to do. The options that chose other records do, or else the dataset itself has changed.
+        differing = [line for line in differing if not line.startswith("studies")]
+        changed = f"the dataset's list of records has changed, {stored['studies']:,} -> {plan['studies']:,} studies"
+        differing += differing_keys(before, selection) or [changed]
+    if differing:
+        raise ValueError(
+            f"{store.root} was prepared with another configuration ({'; '.join(differing)}): choose another --out, or "
+            "delete that folder"
+        )
 
 
 def finished_shards(store: Store, key: str, retry_excluded: bool) -> set[str]:

@@ -25,7 +25,7 @@ def prepare_here(
     index = build_index(dataset, str(root), options=config.index)
     shards, plan = shard_plan(index, config)
     store = Store(out)
-    refuse_other_plan(store, plan)
+    refuse_other_plan(store, plan, config.index)
     write = PrepareShard(str(root), store.root, config.quality, config.reader, digest_of(plan))
     for shard in shards:
         write(shard)

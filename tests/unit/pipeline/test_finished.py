@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from damaged_records import write_good
@@ -49,7 +50,7 @@ def test_a_folder_without_table_is_skipped_until_a_record_is_added(
     assert NOTHING_TO_DO in capsys.readouterr().out, "a file that is no recording changes nothing"
     for suffix in (".hea", ".dat"):
         shutil.copy(own / "raw" / "good" / f"000{suffix}", own / "raw" / f"new{suffix}")
-    with pytest.raises(ValueError, match="studies: 6 -> 7"):
+    with pytest.raises(ValueError, match="list of records has changed, 6 -> 7 studies"):
         again(own)
 
 
@@ -63,6 +64,20 @@ def test_a_changed_csv_is_noticed(own: Path, capsys: pytest.CaptureFixture[str])
     again(own, with_csv(own, "111111"))
     assert NOTHING_TO_DO not in capsys.readouterr().out
     assert (own / "data" / "labels.parquet").read_bytes() != before
+
+
+def test_a_csv_that_comes_later_changes_labels_alone_and_other_records_are_refused(own: Path) -> None:
+    prepare_here(own / "raw", own / "data", dataset="wfdb")
+    again(own, with_csv(own))
+    assert pq.read_table(own / "data" / "labels.parquet")["sex_female"].null_count == 0
+    with pytest.raises(ValueError, match=r"configuration \(index\.csv: null -> \".*labels\.csv\"\): choose"):
+        again(own, with_csv(own, "0101"))
+
+
+def test_relabel_of_an_empty_folder_binds_nothing(own: Path) -> None:
+    with pytest.raises(ValueError, match=r"data holds no prepared records: run without --relabel first"):
+        prepare("wfdb", str(own / "raw"), str(own / "data"), relabel=True)
+    assert not (own / "data").exists()
 
 
 def test_a_torn_shard_is_noticed_after_the_end_and_prepared_again(

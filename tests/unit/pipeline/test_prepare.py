@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -12,16 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from damaged_records import write_good
+from ecgmoe.datasets.index import build_index
 from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.schema import DatasetError
 from ecgmoe.ecg.quality_policy import QualityPolicy
 from ecgmoe.ecg.record import MISSING
 from ecgmoe.ecg.rhythm import TAXONOMIES
 from ecgmoe.ecg.simulate import TRUTH
-from ecgmoe.pipeline.config import PrepareConfig
+from ecgmoe.pipeline.config import DatasetName, PrepareConfig
+from ecgmoe.pipeline.prepare import refuse_other_plan, shard_plan
 from ecgmoe.pipeline.prepared import PreparedData, row_groups, split_group, split_rows
 from ecgmoe.pipeline.schema import RECORD_SCHEMA, signals_of
-from ecgmoe.pipeline.store import StorageError
+from ecgmoe.pipeline.store import StorageError, Store
 from prepared_examples import prepare_here, simulated_and_prepared
 
 
@@ -94,6 +97,32 @@ def test_another_quality_policy_is_refused_and_nothing_changes(folder: Path) -> 
     with pytest.raises(ValueError, match=r"quality\.max_unusable_leads: 3 -> 0"):
         prepare_here(folder / "raw", folder / "data", PrepareConfig(quality=QualityPolicy(max_unusable_leads=0)))
     assert content(folder / "data") == before
+
+
+@pytest.mark.parametrize(
+    ("dataset", "before", "after", "message"),
+    [
+        ("ptbxl", {}, {"sampling_rate": 100}, "index.sampling_rate: 500 -> 100"),
+        ("ptbxl", {}, {"test_fold": 9}, "index.test_fold: 10 -> 9"),
+        ("simulated", {"patients": 40}, {"patients": 20}, "index.patients: 40 -> 20"),
+    ],
+)
+def test_another_choice_of_records_is_refused_by_its_option(
+    folder: Path, tmp_path: Path, dataset: DatasetName, before: dict[str, Any], after: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "ptbxl_database.csv").write_text(
+        "ecg_id,patient_id,age,sex,scp_codes,strat_fold,filename_lr,filename_hr\n"
+        "1,1,56,1,{},9,records100/1_lr,records500/1_hr\n2,2,56,1,{},10,records100/2_lr,records500/2_hr\n"
+    )
+    root, store = str(tmp_path if dataset == "ptbxl" else folder / "raw"), Store(tmp_path / "out")
+    for options in (before, {**before, "split_seed": 1} if dataset == "simulated" else before):
+        config = PrepareConfig(index=IndexOptions(**options))
+        refuse_other_plan(store, shard_plan(build_index(dataset, root, options=config.index), config)[1], config.index)
+    config = PrepareConfig(index=IndexOptions(**after))
+    plan = shard_plan(build_index(dataset, root, options=config.index), config)[1]
+    with pytest.raises(ValueError, match=rf"configuration \(.*{re.escape(message)}\): choose another --out") as error:
+        refuse_other_plan(store, plan, config.index)
+    assert "sha256" not in str(error.value)
 
 
 def test_other_labels_leave_the_records_alone(folder: Path, tmp_path: Path) -> None:
