@@ -7,6 +7,8 @@ import time
 
 from tqdm import tqdm
 
+from ecgmoe.readable import clock
+
 EVERY_S = 2.0
 
 
@@ -37,6 +39,6 @@ class Progress:
             rate = self.done / (now - self.start)
             print(
                 f"{self.stage}: {self.done:,} of {self.total:,} records, {rate:,.0f} records/s, "
-                f"{(self.total - self.done) / rate:,.0f} s left",
+                f"{clock((self.total - self.done) / rate)} left",
                 flush=True,
             )

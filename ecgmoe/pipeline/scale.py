@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ecgmoe.pipeline.shards import default_shard_rows
 from ecgmoe.pipeline.store import Store
+from ecgmoe.readable import size
 
 RAW_BYTES = 121_500
 """A WFDB record of format 16: 12 x 5000 x 2 bytes and a header."""
@@ -55,13 +56,13 @@ def scale_plan(studies: int, shard_rows: int | None = None) -> ScalePlan:
 def announce(store: Store, studies: int, shards: int) -> None:
     """Say what is about to be written, and warn where the disk will not hold it; prepare would stop there and go on later."""
     needed = studies * RECORD_BYTES
-    line = f"prepare: {studies:,} studies to read in {shards:,} shards, about {needed / 1e9:.1f} GB to write"
+    line = f"prepare: {studies:,} studies to read in {shards:,} shards, about {size(needed)} to write"
     if store.local:
         folder = Path(store.root)
         while not folder.exists():
             folder = folder.parent
         free = shutil.disk_usage(folder).free
-        line += f", {free / 1e9:.0f} GB free"
+        line += f", {size(free)} free"
         if free < needed:
             line += ": NOT ENOUGH, it will stop when the disk is full"
     print(line, flush=True)

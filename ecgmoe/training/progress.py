@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ecgmoe.readable import clock
 from ecgmoe.training.config import TrainingConfig
 from ecgmoe.training.engine import sum_over_ranks
 from ecgmoe.training.plan import EpochPlan
@@ -97,11 +98,3 @@ class Progress:
 
 
 MAIN_METRIC = {"rr": "mae", "age": "mae", "sex": "auroc", "potassium": "auroc", "arrhythmia": "f1_macro"}
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 42 s, 3:05 min or 2:10 h."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
