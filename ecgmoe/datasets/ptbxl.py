@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ecgmoe.datasets.mimic import AGE_RANGE_YEARS, RR_RANGE_MS
 from ecgmoe.datasets.options import IndexOptions
-from ecgmoe.datasets.schema import DatasetError, StudyIndex
+from ecgmoe.datasets.schema import TIME, DatasetError, StudyIndex
 from ecgmoe.datasets.splits import refuse_divided_patients
 from ecgmoe.datasets.tables import need_table, read_csv, study_table, unique_studies, within
 from ecgmoe.ecg.rhythm import rhythm_from_scp
@@ -42,9 +42,11 @@ def read_ptbxl(root: str, options: IndexOptions) -> StudyIndex:
         "sex": pa.float64(),
         "scp_codes": pa.string(),
         "strat_fold": pa.int64(),
+        "recording_date": TIME,
         path_column: pa.string(),
     }
-    frame = read_csv(table, columns).rename(columns={"ecg_id": "study_id", path_column: "path"})
+    names = {"ecg_id": "study_id", path_column: "path", "recording_date": "ecg_time"}
+    frame = read_csv(table, columns).rename(columns=names)
     studies, excluded = unique_studies(frame, table)
     patients = studies["patient_id"]
     odd = ~(patients.between(0, 2**53) & (patients % 1 == 0))

@@ -246,7 +246,7 @@ def test_classes_out_of_range_are_refused(root: Path, label: str, value: float) 
         assert index.table[label].to_pylist() == [int(value) if value == value else None]
 
 
-PTBXL_COLUMNS = ["ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_hr"]
+PTBXL_COLUMNS = ["ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_hr", "recording_date"]
 DAMAGED_CODES = [
     "{[]: 1}", "{{}: 1}", "{'SR': 1e999}", "{'SR': {}}", "{None: 0}", "{1: 2, 'SR': 0}", "{'SR'", "[]", "0", "''", "{'SR'}",
     "(" * 500, "[" * 3000, "-" * 20_000 + "1", "{" * 200 + "}" * 200, "9" * 5000, "{'a': 9e9}" + " " * 9, "\\", "'\\d'",
@@ -255,7 +255,7 @@ DAMAGED_CODES = [
 
 
 def ptbxl(root: Path, *rows: list[str]) -> StudyIndex | None:
-    (root / "ptbxl_database.csv").write_bytes(table([PTBXL_COLUMNS, *rows]))
+    (root / "ptbxl_database.csv").write_bytes(table([PTBXL_COLUMNS, *([*row, "1984-11-09 09:17:34"] for row in rows)]))
     return index_or_error(lambda: build_index("ptbxl", str(root)))
 
 

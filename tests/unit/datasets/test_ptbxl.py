@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from ecgmoe.datasets.schema import DatasetError
 
 PTBXL = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "ptbxl"
 
-HEADER = "ecg_id,patient_id,age,sex,report,scp_codes,strat_fold,filename_lr,filename_hr\n"
+HEADER = "ecg_id,patient_id,age,sex,recording_date,report,scp_codes,strat_fold,filename_lr,filename_hr\n"
 ROWS = (
-    "1,15709.0,56.0,1,\"sinus\nzweite zeile\",\"{'NORM': 100.0, 'SR': 0.0}\",3,records100/1_lr,records500/1_hr\n"
-    "2,13243.0,300.0,0,,\"{'AFIB': 0.0}\",9,records100/2_lr,records500/2_hr\n"
-    "3,13244.0,,,,{},10,records100/3_lr,records500/3_hr\n"
-    "4,13244.0,12,0,,\"{'NORM': 80.0}\",10,records100/4_lr,records500/4_hr\n"
+    "1,15709.0,56.0,1,1984-11-09 09:17:34,\"sinus\nzweite zeile\",\"{'NORM': 100.0, 'SR': 0.0}\",3,"
+    "records100/1_lr,records500/1_hr\n"
+    "2,13243.0,300.0,0,,,\"{'AFIB': 0.0}\",9,records100/2_lr,records500/2_hr\n"
+    "3,13244.0,,,,,{},10,records100/3_lr,records500/3_hr\n"
+    "4,13244.0,12,0,,,\"{'NORM': 80.0}\",10,records100/4_lr,records500/4_hr\n"
 )
 
 
@@ -40,6 +42,7 @@ def test_labels_and_folds(tmp_path: Path) -> None:
     assert columns["rhythm15"] == [14, 4, None, None]
     assert columns["path"][0] == "records500/1_hr"
     assert columns["rr_source"] == ["detected"] * 4
+    assert columns["ecg_time"] == [datetime(1984, 11, 9, 9, 17, 34), None, None, None]
     for name in ("rr_label_ms", "report0_15", "potassium_mmol", "potassium_abnormal", "cart_id"):
         assert columns[name] == [None] * 4
 
@@ -101,6 +104,7 @@ def test_the_real_table() -> None:
     for patient, split in zip(table["patient_id"].to_pylist(), table["split"].to_pylist(), strict=True):
         patients.setdefault(patient, set()).add(split)
     assert all(len(splits) == 1 for splits in patients.values())
+    assert table["ecg_time"].null_count == 0
     rhythms = Counter(table["rhythm15"].to_pylist())
     assert rhythms.most_common(1)[0][0] == 14
     assert not {1, 6} & set(rhythms)  # ventricular tachycardia and junctional are not coded in PTB-XL

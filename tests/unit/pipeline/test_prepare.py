@@ -111,8 +111,8 @@ def test_another_choice_of_records_is_refused_by_its_option(
     folder: Path, tmp_path: Path, dataset: DatasetName, before: dict[str, Any], after: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "ptbxl_database.csv").write_text(
-        "ecg_id,patient_id,age,sex,scp_codes,strat_fold,filename_lr,filename_hr\n"
-        "1,1,56,1,{},9,records100/1_lr,records500/1_hr\n2,2,56,1,{},10,records100/2_lr,records500/2_hr\n"
+        "ecg_id,patient_id,age,sex,scp_codes,strat_fold,recording_date,filename_lr,filename_hr\n"
+        "1,1,56,1,{},9,,records100/1_lr,records500/1_hr\n2,2,56,1,{},10,,records100/2_lr,records500/2_hr\n"
     )
     root, store = str(tmp_path if dataset == "ptbxl" else folder / "raw"), Store(tmp_path / "out")
     for options in (before, {**before, "split_seed": 1} if dataset == "simulated" else before):
