@@ -146,9 +146,14 @@ _SCP_CLASSES: tuple[tuple[str, int], ...] = (
 Hedged = Literal["use", "skip", "mask"]
 """What to make of a statement that is not certain: as any other, pass it over, or no label where it decides."""
 
-_HEDGES = re.compile(
-    r"\b(?:possibl[ey]|probabl[ey]|likely|suspect(?:ed)?|suggest\w*|questionable|consider|cannot exclude)\b"
+_HEDGE = (
+    r"(?:possibl[ey]|probabl[ey]|likely|suspect(?:ed)?|suggest\w*|questionable|consider|may ?be|might be"
+    r"|can ?not (?:be )?(?:excluded?|ruled? out))"
 )
+_HEDGES = re.compile(rf"\b{_HEDGE}\b")
+# Where a phrase ends: a hedge says nothing about the phrases beside its own. A comma separates only what a hedge opens,
+# because "possible junctional, ectopic atrial rhythm" is one doubt.
+_PHRASE_ENDS = re.compile(rf"\s-+\s|[;:.]\s|,\s(?={_HEDGE}\b)")
 
 
 class Rhythm(NamedTuple):
@@ -157,7 +162,7 @@ class Rhythm(NamedTuple):
     Attributes:
         label: index into `TAXONOMIES["rhythm15"]`, None where there is none.
         line: which statement decided, None where none did.
-        hedged: whether that statement says possible, probable or the like.
+        hedged: whether the class rests on a phrase of that statement that says possible, probable or the like.
     """
 
     label: int | None
@@ -178,13 +183,34 @@ _NO_CLASS = _Statement(len(_RHYTHM_CLASSES), False, False)
 
 # A few thousand distinct statements make up the reports of a whole release.
 @lru_cache(maxsize=1 << 16)
-def _statement_class(statement: str) -> _Statement:
+def _statement_classes(statement: str) -> tuple[_Statement, _Statement]:
+    """Class of a statement, and of what it says without a hedge; the class is hedged where the two are not the same."""
     line = _normalised(statement)
+    label, definite = _line_class(line)
+    if not _HEDGES.search(line):
+        certain = _Statement(label, definite, False)
+        return certain, certain
+    certain = _Statement(*_line_class(_without_hedged_phrases(line)), False)
+    return _Statement(label, definite, label != certain.label), certain
+
+
+def _line_class(line: str) -> tuple[int, bool]:
     for label, rule in enumerate(_RHYTHM_RULES):
         if rule.matches(line):
-            definite = label != _FLUTTER or _FLUTTER_OR_FIBRILLATION.search(line) is None
-            return _Statement(label, definite, _HEDGES.search(line) is not None)
-    return _NO_CLASS
+            return label, label != _FLUTTER or _FLUTTER_OR_FIBRILLATION.search(line) is None
+    return _NO_CLASS.label, _NO_CLASS.definite
+
+
+def _without_hedged_phrases(line: str) -> str:
+    """What a line says for certain. A phrase that is nothing but a hedge belongs to the one before it, or to the next."""
+    phrases: list[str] = []
+    for phrase in _PHRASE_ENDS.split(line):
+        alone = _HEDGES.fullmatch(phrase.strip(" .,*-")) is not None
+        if phrases and (alone or _HEDGES.fullmatch(phrases[-1].strip(" .,*-"))):
+            phrases[-1] += f" {phrase}"
+        else:
+            phrases.append(phrase)
+    return "; ".join(phrase for phrase in phrases if not _HEDGES.search(phrase))
 
 
 def _normalised(statement: str) -> str:
@@ -219,9 +245,8 @@ def find_rhythm(statements: Sequence[str | None], hedged: Hedged = "use") -> Rhy
         The first class by priority; no label where no class matches, where a statement leaves open whether it is flutter
         or fibrillation, and where `hedged` masks it. Of two statements of that class the certain one counts.
     """
-    found = [(_statement_class(statement), line) for line, statement in enumerate(statements) if statement]
-    if hedged == "skip":
-        found = [(statement, line) for statement, line in found if not statement.hedged]
+    part = 1 if hedged == "skip" else 0
+    found = [(_statement_classes(text)[part], line) for line, text in enumerate(statements) if text]
     best, line = min(found, default=(_NO_CLASS, 0))
     if best.label == _NO_CLASS.label:
         return Rhythm(None, None, False)

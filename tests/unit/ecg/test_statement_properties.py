@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgmoe.ecg.rhythm import TAXONOMIES, classify_report0, classify_rhythm, rhythm_from_scp
+from ecgmoe.ecg.rhythm import TAXONOMIES, classify_report0, classify_rhythm, find_rhythm, rhythm_from_scp
 
 quickly = functools.partial(settings, deadline=None, derandomize=True)
 
@@ -125,6 +125,48 @@ def test_flutter_or_fibrillation_in_one_phrase_is_no_label(data: st.DataObject, 
     best = expected(known)
     higher = best is not None and best < RHYTHM.index("atrial flutter")
     assert classify_rhythm(report) == (best if higher else None)
+
+
+HEDGES = (
+    "possible", "possibly", "Probable", "probably", "likely", "suspect", "suggests", "questionable", "consider", "may be",
+    "cannot exclude", "cannot rule out", "CANNOT BE RULED OUT", "can not be excluded", "might be",
+)  # fmt: skip
+certain = st.sampled_from(
+    [text for text, name in STATEMENTS.items() if name and not text.lower().startswith(("possible", "probable"))]
+)
+hedges = st.sampled_from(HEDGES)
+
+
+@quickly(max_examples=200)
+@given(text=certain.filter(lambda text: " - " not in text), hedge=hedges, others=st.lists(neutral, max_size=3))
+def test_a_hedge_before_or_behind_makes_a_statement_uncertain(text: str, hedge: str, others: list[str]) -> None:
+    for statement in (
+        f"{hedge} {text}",
+        f"{hedge}: {text}",
+        f"{text}, {hedge}",
+        f"{text} - {hedge}",
+        f"{text} {hedge}.",
+    ):
+        report = [*others, statement]
+        assert find_rhythm(report) == (expected([text]), len(others), True), statement
+        assert find_rhythm(report, "mask") == (None, len(others), True)
+        assert find_rhythm(report, "skip") == (None, None, False)
+
+
+@quickly(max_examples=200)
+@given(text=certain, hedge=hedges, separator=st.sampled_from([" - ", " -- ", "; ", ". ", ", "]))
+def test_a_hedge_about_something_else_leaves_the_rhythm_certain(text: str, hedge: str, separator: str) -> None:
+    statement = f"{text}{separator}{hedge} left atrial enlargement"
+    for hedged in ("use", "skip", "mask"):
+        assert find_rhythm([statement], hedged) == (expected([text]), 0, False), statement
+
+
+@quickly(max_examples=200)
+@given(first=certain, second=certain, hedge=hedges, separator=st.sampled_from([" - ", "; ", ". "]))
+def test_what_a_statement_says_for_certain_counts_where_hedged_phrases_are_skipped(
+    first: str, second: str, hedge: str, separator: str
+) -> None:
+    assert find_rhythm([f"{first}{separator}{hedge} {second}"], "skip") == (expected([first]), 0, False)
 
 
 @quickly(max_examples=200)
