@@ -22,8 +22,8 @@ class IndexOptions:
             splits, and studies that it leaves out are in none.
         patients: MIMIC-IV-ECG only: so many patients, chosen by a hash of their ids; None takes all.
         potassium_window_minutes: largest gap between ECG and blood sample, either way.
-        hedged_statements: MIMIC-IV-ECG only: what rhythm15 makes of "possible", "probable" and the like: "use" them as
-            they are, "skip" them for the next statement, or "mask" the label that rests on one.
+        hedged_statements: MIMIC-IV-ECG only: what rhythm15 makes of "possible", "may be" and the like: "use" them as
+            they are, "skip" what they are about for what is said for certain, or "mask" the label that rests on one.
         sampling_rate: PTB-XL only: which of its two versions to read, 100 or 500 Hz.
         test_fold: PTB-XL only: the fold reported on; the fold before it is validation, lower ones train, and higher ones
             stay closed. 10 is its authors' split; 9 develops without opening fold 10.

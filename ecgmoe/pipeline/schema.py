@@ -6,7 +6,7 @@ DIR/features/<backbone>-<digest>/manifest.json   all that decided them, provenan
 DIR/labels.parquet                               the only source of labels, patients and splits, LABEL_SCHEMA
 DIR/exclusions.parquet                           EXCLUSION_SCHEMA
 DIR/card.html, DIR/card.json                     what is in it: funnel, labels, distributions, examples
-DIR/plan.json                                    what decides the shards' content; written first
+DIR/plan.json                                    what decides the shards' content, and what chose the records; written first
 DIR/manifest.json                                schema version, configuration, digests, counts; written last
 DIR/inputs.json                                  state of the tables or folder read, so that a finished stage is skipped
 """
