@@ -53,7 +53,11 @@ def test_an_empty_folder_is_named(tmp_path: Path, dataset: Any, table: str) -> N
         ),
         (RECORDS, MACHINE.replace("report_7", "r7"), r"machine_measurements\.csv has no column 'report_7'"),
         (RECORDS + "1,42,42", MACHINE, r"record_list\.csv cannot be read.*Expected 5 columns"),
-        (RECORDS + "1,x,42,2180-07-23 08:44:00,files/42\n", MACHINE, r"record_list\.csv cannot be read.*int64"),
+        (
+            RECORDS + "1,x,42,2180-07-23 08:44:00,files/42\n",
+            MACHINE,
+            r"record_list\.csv cannot be read.*int64.*Correct that cell, or leave it empty",
+        ),
         (RECORDS + "1,42,42,yesterday,files/42\n", MACHINE, r"record_list\.csv cannot be read.*yesterday"),
         (RECORDS + "1,,42,2180-07-23 08:44:00,files/42\n", MACHINE, "row 3 has no study_id"),
         (RECORDS.splitlines()[0] + "\n", MACHINE, "names no usable record"),
