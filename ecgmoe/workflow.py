@@ -21,7 +21,7 @@ from ecgmoe.pipeline.prepare import prepare
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store, digest_of
 from ecgmoe.training import tracking
-from ecgmoe.training.run import check_name, train
+from ecgmoe.training.run import check_labels, check_name, train
 
 DEMONSTRATION = SimulationConfig(patients=3000, studies=5000)
 """The embedded default: small enough for two cores and minutes, large enough that all five tasks are learnt."""
@@ -62,6 +62,7 @@ def run(config: RunConfig, *, name: str, storage: str, data: str | None = None) 
     prepared = PreparedData(data or default_data(DEMONSTRATION))
     folder = prepared.store.root
     print(f"data {folder}\nrun  {Store(storage).path(name)}", flush=True)
+    check_labels(prepared, config)
     features = embed(folder, config.cached, precision=config.training.precision)
     train(config, data=folder, features=features, name=name, storage=storage)
     run_store = Store(storage) / name

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -106,6 +107,22 @@ def check_resources(training: configuration.TrainingConfig) -> None:
             f"{training.num_workers} workers need {training.num_workers} {kind}s and this cluster has {there}: set "
             f"--training.num-workers to at most {there}{hint}"
         )
+
+
+def check_labels(data: PreparedData, config: configuration.RunConfig) -> None:
+    """Refuse data without anything to learn or to validate on, before an hour of embedding.
+
+    Raises:
+        ValueError: naming the split that has no label of any task.
+    """
+    labels = data.labels()
+    for split in ("train", "validation"):
+        rows = labels.take(pa.array(split_rows(labels, split)))
+        if all(rows[task.label].null_count == len(rows) for task in config.task_table()):
+            raise ValueError(
+                f"{data.store.root} has no label of {', '.join(config.tasks)} in its {split} split ({len(rows)} records): "
+                "give labels when preparing (--index.csv for own records), other --tasks, or more records"
+            )
 
 
 def check_storage(storage: Store) -> None:
