@@ -35,7 +35,16 @@ class RunConfig:
     def __post_init__(self) -> None:
         task_table(self.tasks, self.taxonomy)
         names = [backbone.name for backbone in self.backbones]
-        require(bool(names), "a run needs at least one backbone")
+        require(
+            bool(names) == (self.model.paths != "periodic"),
+            f"paths={self.model.paths!r} with {len(names)} backbones: the periodic path alone takes none, the others need one",
+        )
+        require(
+            self.model.paths == "both" or self.loss.contrastive_weight == 0,
+            f"the contrastive term compares the two paths and paths is {self.model.paths!r}: set contrastive_weight to 0",
+        )
+        unknown = sorted(set(self.loss.task_weights) - set(self.tasks))
+        require(not unknown, f"task_weights for {', '.join(unknown)}, which this run does not have")
         require(len(set(names)) == len(names), f"a backbone is named twice: {', '.join(names)}")
         require(
             self.training.accumulation == 1 or self.loss.contrastive_weight == 0,

@@ -70,11 +70,10 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
     def embed() -> dict[str, Any]:
         from ecgmoe.benchmark.embed import embed_benchmark
         from ecgmoe.ecg.simulate import SimulationConfig, simulate
-        from ecgmoe.pipeline.config import PrepareConfig
         from ecgmoe.pipeline.prepare import prepare as run_prepare
 
         simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
-        run_prepare("simulated", str(scratch / "raw"), str(scratch / "data"), config=PrepareConfig(shard_rows=64))
+        run_prepare("simulated", str(scratch / "raw"), str(scratch / "data"))
         return embed_benchmark(str(scratch / "data"), repeats=options.repeats)
 
     def scale() -> dict[str, Any]:

@@ -22,9 +22,9 @@ class OfficialEncoder(nn.Module):
         super().__init__()
         self.backbone = backbone.eval()
 
-    def forward(self, x_BCS: Tensor, **options: Any) -> Tensor:
-        """(B, leads, samples) to the feature; `options` are those of the backbone's `encode` (MOMENT: mask_BS)."""
-        return self.backbone.encode(x_BCS, **options)
+    def forward(self, x_BCS: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """(B, leads, samples) to the feature; what follows goes to the backbone's `encode` (MOMENT: mask_BS)."""
+        return self.backbone.encode(x_BCS, *arguments, **options)
 
 
 def load_official(name: str, path: str | Path) -> OfficialEncoder:

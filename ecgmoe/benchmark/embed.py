@@ -38,7 +38,7 @@ def embed_benchmark(
     thread each. embed does the same through Ray Data and writes the features.
 
     Args:
-        data: prepared folder with many small shards; its features are deleted.
+        data: prepared folder of sixteen shards or more; its features are deleted.
         size: of the encoders, at random weights.
         workers: processes of the loop, and actors of embed.
         repeats: pairs; the ratio is the median of theirs.

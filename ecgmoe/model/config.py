@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from ecgmoe.config_tools import require
+
+Paths = Literal["both", "periodic", "multi_model"]
+TaskWeighting = Literal["equal", "fixed", "uncertainty"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +20,14 @@ class ModelConfig:
         attention_heads: of the attention over beats; divides width.
         beat_samples: L, samples to which each beat is resampled.
         max_beats: beats of a record that the model looks at, from the start; the others only count in the RR summary.
-        morphology_kernels: one morphology expert per kernel size (paper: three CNNs with different kernels).
-        rhythm_dilations: one rhythm expert per tuple of dilations along the beat axis (paper: two dilated CNNs).
-        lora_rank: r of the per-task adapters on the fusion trunk.
+        paths: which features are fused: of the periodic experts, of the backbones, or both (paper).
+        morphology_kernels: one morphology expert per kernel size (paper: three CNNs with different kernels); may be empty.
+        rhythm_dilations: one rhythm expert per tuple of dilations along the beat axis (paper: two dilated CNNs); may be
+            empty.
+        gate: weigh the experts by Eq. 3; without it all weigh alike.
+        task_conditioning: each task has a query, an embedding and gates of its own; without it all share one, and only
+            adapters and heads tell tasks apart.
+        lora_rank: r of the per-task adapters on the fusion trunk; 0 leaves them out.
         lora_alpha: adapters are scaled by alpha / rank.
         dropout: on the fused features.
     """
@@ -27,8 +36,11 @@ class ModelConfig:
     attention_heads: int = 4
     beat_samples: int = 96
     max_beats: int = 40
+    paths: Paths = "both"
     morphology_kernels: tuple[int, ...] = (3, 7, 15)
     rhythm_dilations: tuple[tuple[int, ...], ...] = ((1, 2, 4), (1, 3, 9))
+    gate: bool = True
+    task_conditioning: bool = True
     lora_rank: int = 8
     lora_alpha: float = 16.0
     dropout: float = 0.1
@@ -42,14 +54,18 @@ class ModelConfig:
         require(self.beat_samples >= 16, f"beat_samples must be at least 16, got {self.beat_samples}")
         require(self.max_beats >= 1, f"max_beats must be at least 1, got {self.max_beats}")
         require(
-            bool(self.morphology_kernels) and all(k % 2 == 1 for k in self.morphology_kernels),
-            f"morphology_kernels must be odd and at least one, got {self.morphology_kernels}",
+            all(k >= 1 and k % 2 == 1 for k in self.morphology_kernels),
+            f"morphology_kernels must be odd, got {self.morphology_kernels}",
         )
         require(
-            bool(self.rhythm_dilations) and all(d >= 1 for ds in self.rhythm_dilations for d in ds),
-            f"rhythm_dilations must be at least one tuple of positive integers, got {self.rhythm_dilations}",
+            all(d >= 1 for ds in self.rhythm_dilations for d in ds) and all(self.rhythm_dilations),
+            f"rhythm_dilations must be tuples of positive integers, got {self.rhythm_dilations}",
         )
-        require(self.lora_rank >= 1, f"lora_rank must be at least 1, got {self.lora_rank}")
+        require(
+            self.paths == "multi_model" or bool(self.morphology_kernels or self.rhythm_dilations),
+            "the periodic path needs an expert: give morphology_kernels or rhythm_dilations, or paths='multi_model'",
+        )
+        require(self.lora_rank >= 0, f"lora_rank must be at least 0, got {self.lora_rank}")
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
 
 
@@ -58,17 +74,30 @@ class LossConfig:
     """The composite loss (paper, Eq. 5).
 
     Attributes:
+        task_weighting: "equal"; "fixed", by `task_weights`; or "uncertainty", learnt with the model (Kendall et al., CVPR
+            2018, arXiv 1705.07115).
+        task_weights: of the tasks in weighting "fixed"; a task that is not named weighs 1.
         contrastive_weight: lambda; 0 leaves the contrastive term out.
         temperature: of InfoNCE.
         class_balance: exponent b of the class weights n_c^-b in the cross-entropy of multiclass tasks, scaled to a
             mean of 1 over the training records; 0 weighs every record alike.
     """
 
+    task_weighting: TaskWeighting = "equal"
+    task_weights: dict[str, float] = field(default_factory=dict)
     contrastive_weight: float = 0.1
     temperature: float = 0.1
     class_balance: float = 0.0
 
     def __post_init__(self) -> None:
+        require(
+            not self.task_weights or self.task_weighting == "fixed",
+            f"task_weights belong to task_weighting 'fixed', not {self.task_weighting!r}",
+        )
+        require(
+            all(weight >= 0 for weight in self.task_weights.values()),
+            f"task_weights must be >= 0, got {self.task_weights}",
+        )
         require(self.contrastive_weight >= 0, f"contrastive_weight must be >= 0, got {self.contrastive_weight}")
         require(self.temperature > 0, f"temperature must be > 0, got {self.temperature}")
         require(0 <= self.class_balance <= 1, f"class_balance must be in [0, 1], got {self.class_balance}")

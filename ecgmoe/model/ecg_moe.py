@@ -1,5 +1,11 @@
 """ECG-MoE: multi-model features, periodic experts, hierarchical fusion, one head per task, all tasks in one pass.
 
+    Eq. 1  F_k = f_k(DS_k(X))                          backbones/base.py     Backbone.forward
+    Eq. 2  F_m = concat_k (W_k F_k + b_k)              fusion.py             MultiModelFeatures
+    Eq. 3  g_p = softmax(U_p [x_bar + e_t])            gating.py             ExpertGate
+    Eq. 4  F_fused = [alpha_m F_m, alpha_p F_periodic]  here                  fuse; gating.py FusionGate
+    Eq. 5  L = sum of task losses + lambda x contrast  losses.py             composite
+
 Legend: B batch, C 12 leads, T 5000 samples, N beats, K backbones, D width, E experts, P tasks, X characteristics.
 """
 
@@ -18,7 +24,7 @@ from ecgmoe.model.config import ModelConfig
 from ecgmoe.model.experts import PeriodicExperts
 from ecgmoe.model.frontend import CHARACTERISTICS, SUMMARY, characteristics, cut_beats, rr_summary
 from ecgmoe.model.fusion import FusionTrunk, MultiModelFeatures
-from ecgmoe.model.gating import ExpertGate, FusionGate, TaskConditioning
+from ecgmoe.model.gating import ExpertGate, FusionGate, Positions, TaskConditioning
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.tasks import Task
 
@@ -28,16 +34,16 @@ class Routing:
     """Where a prediction came from.
 
     Attributes:
-        experts: g_p of Eq. 3, (B, P, E), morphology experts first.
-        paths: alpha_m and alpha_p of Eq. 4, (B, P, 2).
-        backbones: alpha over the backbones inside F_m, (B, P, K).
+        experts: g_p of Eq. 3, (B, P, E), morphology experts first; None without periodic path, like beats.
+        paths: alpha_m and alpha_p of Eq. 4, (B, P, 2); None where there is one path alone.
+        backbones: alpha over the backbones inside F_m, (B, P, K); None without multi-model path.
         beats: attention over the beats of each expert, (B, P, E, N + 1), "no beat" last.
     """
 
-    experts: Tensor
-    paths: Tensor
-    backbones: Tensor
-    beats: Tensor
+    experts: Tensor | None
+    paths: Tensor | None
+    backbones: Tensor | None
+    beats: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +53,13 @@ class Output:
     Attributes:
         predictions: by task: (B,) in standardised units for regression, (B,) logits for binary, (B, classes) logits.
         routing: gate and fusion weights.
-        contrast: the projected F_m and the projected mean of F_periodic, each (B, D), for InfoNCE.
+        contrast: the projected F_m and the projected mean of F_periodic, each (B, D), for InfoNCE; None in a model
+            without that term, or where only some tasks were asked for.
     """
 
     predictions: dict[str, Tensor]
     routing: Routing
-    contrast: tuple[Tensor, Tensor]
+    contrast: tuple[Tensor, Tensor] | None
 
 
 class ECGMoE(nn.Module):
@@ -63,7 +70,9 @@ class ECGMoE(nn.Module):
         tasks: in canonical order; one head, one gate and one adapter each.
         widths: token width of every backbone, in the order of the configuration.
         statistics: of the training split.
-        live: backbones that run in the graph (modes frozen and full); features of the others come with the batch.
+        live: backbones that run in the graph (all modes but cached); features of the others come with the batch.
+        contrast: have the projections of the contrastive term, which only training needs.
+        learnt_weights: have a weight of each task's loss learnt with the model (`LossConfig.task_weighting`).
     """
 
     def __init__(
@@ -74,26 +83,36 @@ class ECGMoE(nn.Module):
         widths: Mapping[str, int],
         statistics: TrainingStatistics,
         live: Mapping[str, Backbone],
+        contrast: bool = False,
+        learnt_weights: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.tasks = config, tuple(tasks)
         self.target_mean, self.target_std = statistics.target_mean, statistics.target_std
         p, d = len(self.tasks), config.width
+        # What all tasks share stands once, and is spread over them where adapters and heads begin.
+        own = p if config.task_conditioning else 1
         self.backbones = nn.ModuleDict(dict(live))
-        self.multi_model = MultiModelFeatures(widths, d)
-        self.periodic = PeriodicExperts(
-            width=d,
-            heads=config.attention_heads,
-            tasks=p,
-            kernels=config.morphology_kernels,
-            dilations=config.rhythm_dilations,
-        )
-        self.conditioning = TaskConditioning(p, len(CHARACTERISTICS), d)
-        self.gate = ExpertGate(p, self.conditioning.width, self.periodic.experts)
-        self.path_gate = FusionGate(self.conditioning.width, d, 2)
-        self.backbone_gate = FusionGate(self.conditioning.width, d, len(widths))
+        with_backbones, with_beats = config.paths != "periodic", config.paths != "multi_model"
+        if with_backbones:
+            self.multi_model = MultiModelFeatures(widths, d)
+        if with_beats:
+            self.periodic = PeriodicExperts(
+                width=d,
+                heads=config.attention_heads,
+                tasks=own,
+                kernels=config.morphology_kernels,
+                dilations=config.rhythm_dilations,
+            )
+        self.conditioning = TaskConditioning(own, len(CHARACTERISTICS), d)
+        if with_beats and config.gate:
+            self.gate = ExpertGate(own, self.conditioning.width, self.periodic.experts)
+        if with_beats and with_backbones:
+            self.path_gate = FusionGate(self.conditioning.width, d, 2)
+        if with_backbones:
+            self.backbone_gate = FusionGate(self.conditioning.width, d, len(widths))
         self.trunk = FusionTrunk(
-            (len(widths) + 1) * d,
+            (len(widths) * with_backbones + with_beats) * d,
             d,
             tasks=p,
             rank=config.lora_rank,
@@ -101,40 +120,53 @@ class ECGMoE(nn.Module):
             dropout=config.dropout,
         )
         self.heads = nn.ModuleDict({task.name: nn.Linear(d + len(SUMMARY), task.outputs) for task in self.tasks})
-        self.contrast_m = nn.Linear(len(widths) * d, d)
-        self.contrast_p = nn.Linear(d, d)
+        self.contrast = contrast
+        if contrast:
+            self.contrast_m = nn.Linear(len(widths) * d, d)
+            self.contrast_p = nn.Linear(d, d)
+        # s_t of Kendall et al.: the logarithm of a task's variance.
+        self.log_variance = nn.Parameter(torch.zeros(p)) if learnt_weights else None
         for name in ("characteristics", "summary"):
             for moment in ("mean", "std"):
                 values = torch.tensor(getattr(statistics, f"{name}_{moment}"), dtype=torch.float32)
                 self.register_buffer(f"{name}_{moment}", values)
 
-    def forward(self, batch: ECGBatch) -> Output:
-        """All tasks for B records."""
+    def forward(self, batch: ECGBatch, only: Sequence[str] | None = None) -> Output:
+        """All tasks for B records, or `only` some by name, without computing what belongs to the others alone."""
+        tasks = [task for task in self.tasks if only is None or task.name in only]
+        at: Positions = slice(None) if only is None else [self.tasks.index(task) for task in tasks]
+        own = at if self.config.task_conditioning else slice(None)
         x_BCT = to_millivolt(batch.signal)
-        features = {name: batch.features[name].to(x_BCT.dtype) for name in batch.features}
-        features |= {name: backbone(x_BCT) for name, backbone in self.backbones.items()}
-        F_m = self.multi_model(features)
-
-        beats = cut_beats(x_BCT, batch.r_peaks, self.config.beat_samples, self.config.max_beats)
-        by_expert, attention = self.periodic(beats)
-        summary = rr_summary(batch.r_peaks)
         x_bar = self._standardised("characteristics", characteristics(batch.signal, batch.r_peaks))
-        conditioning = self.conditioning(x_bar)
-        g = self.gate(conditioning)
-        F_periodic = torch.einsum("bpe,bped->bpd", g.to(by_expert.dtype), by_expert)
+        conditioning = self.conditioning(x_bar, own)
 
-        alpha_k, alpha = self.backbone_gate(conditioning), self.path_gate(conditioning)
+        F_m = alpha_k = F_periodic = g = attention = None
+        if self.config.paths != "periodic":
+            features = {name: batch.features[name].to(x_BCT.dtype) for name in batch.features}
+            features |= {name: backbone(x_BCT) for name, backbone in self.backbones.items()}
+            F_m, alpha_k = self.multi_model(features), self.backbone_gate(conditioning)
+        if self.config.paths != "multi_model":
+            beats = cut_beats(x_BCT, batch.r_peaks, self.config.beat_samples, self.config.max_beats)
+            by_expert, attention = self.periodic(beats, own)
+            g = self.gate(conditioning, own) if self.config.gate else equal_weights(by_expert)
+            F_periodic = torch.einsum("bpe,bped->bpd", g.to(by_expert.dtype), by_expert)
+        both = F_m is not None and F_periodic is not None
+        alpha = self.path_gate(conditioning) if both else None
+
         fused = fuse(F_m, F_periodic, alpha_k, alpha)
-        hidden = self.trunk(fused)
-        late = self._standardised("summary", summary)
+        hidden = self.trunk(fused.expand(-1, len(tasks), -1), at)
+        summary = rr_summary(batch.r_peaks)
+        late = self._standardised("summary", summary).to(hidden.dtype)
         predictions = {
-            task.name: self._head(task, torch.cat([hidden[:, p], late.to(hidden.dtype)], 1), summary)
-            for p, task in enumerate(self.tasks)
+            task.name: self._head(task, torch.cat([hidden[:, p], late], 1), summary) for p, task in enumerate(tasks)
         }
+        contrast = None
+        if self.contrast and F_m is not None and F_periodic is not None and only is None:
+            contrast = self.contrast_m(F_m.flatten(1)), self.contrast_p(F_periodic.mean(1))
         return Output(
             predictions=predictions,
             routing=Routing(experts=g, paths=alpha, backbones=alpha_k, beats=attention),
-            contrast=(self.contrast_m(F_m.flatten(1)), self.contrast_p(F_periodic.mean(1))),
+            contrast=contrast,
         )
 
     def train(self, mode: bool = True) -> ECGMoE:
@@ -173,19 +205,30 @@ class ECGMoE(nn.Module):
         return values
 
 
-def fuse(F_m: Tensor, F_periodic: Tensor, alpha_k: Tensor, alpha: Tensor) -> Tensor:
+def equal_weights(by_expert: Tensor) -> Tensor:
+    """In place of g_p where there is no gate: (B, P, E) from the experts' outputs (B, P, E, D)."""
+    return torch.full(by_expert.shape[:3], 1 / by_expert.shape[2], device=by_expert.device)
+
+
+def fuse(F_m: Tensor | None, F_periodic: Tensor | None, alpha_k: Tensor | None, alpha: Tensor | None) -> Tensor:
     """Eq. 4: F_fused = [alpha_m F_m, alpha_p F_periodic], with F_m weighed over its backbones first.
 
     Args:
-        F_m: (B, K, D).
-        F_periodic: (B, P, D).
-        alpha_k: (B, P, K), weights of the backbones.
-        alpha: (B, P, 2), weights of the paths. Both are scaled by the number of choices, so that equal weights are 1.
+        F_m: (B, K, D), None where that path is left out; then the other path is all there is.
+        F_periodic: (B, P, D), or None.
+        alpha_k: (B, P, K), weights of the backbones; with F_m.
+        alpha: (B, P, 2), weights of the paths; with both. All are scaled by the number of choices, so that equal weights
+            are 1.
 
     Returns:
-        (B, P, (K + 1) D).
+        (B, P, (K + 1) D), or the part of the path that is there.
     """
-    weights_k = alpha_k.to(F_m.dtype) * alpha_k.shape[-1]
-    weights = alpha.to(F_m.dtype) * alpha.shape[-1]
-    multi = (weights_k[..., None] * F_m[:, None]).flatten(2)
-    return torch.cat([weights[..., :1] * multi, weights[..., 1:] * F_periodic], -1)
+    parts = []
+    weights = None if alpha is None else alpha * alpha.shape[-1]
+    if F_m is not None and alpha_k is not None:
+        weights_k = alpha_k.to(F_m.dtype) * alpha_k.shape[-1]
+        multi = (weights_k[..., None] * F_m[:, None]).flatten(2)
+        parts.append(multi if weights is None else weights[..., :1].to(multi.dtype) * multi)
+    if F_periodic is not None:
+        parts.append(F_periodic if weights is None else weights[..., 1:].to(F_periodic.dtype) * F_periodic)
+    return torch.cat(parts, -1)

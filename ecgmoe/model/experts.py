@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ecgmoe.ecg.record import N_LEADS
 from ecgmoe.model.frontend import Beats
+from ecgmoe.model.gating import Positions
 
 TIMING = 6
 
@@ -85,20 +86,22 @@ class PeriodicExperts(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, beats: Beats) -> tuple[Tensor, Tensor]:
-        """Read every expert for every task.
+    def forward(self, beats: Beats, tasks: Positions) -> tuple[Tensor, Tensor]:
+        """Read every expert for the tasks at these positions.
 
         Returns:
             F (B, P, E, D): MHA(query = task p, keys and values = beat tokens of expert e, mask = real beats).
             attention (B, P, E, N + 1): share of each beat, the "no beat" token last.
         """
         morphology = [expert(beats) for expert in self.morphology]
-        shared = torch.stack(morphology).mean(0)
+        # Without morphology experts the rhythm experts have the intervals alone.
+        shape = (*beats.mask.shape, self.no_beat.shape[-1])
+        shared = torch.stack(morphology).mean(0) if morphology else beats.timing.new_zeros(shape)
         tokens = torch.stack([*morphology, *(expert(shared, beats) for expert in self.rhythm)], 1)
         batch, width = len(tokens), tokens.shape[-1]
         none = self.no_beat[None, :, None].expand(batch, -1, -1, -1).to(tokens.dtype)
         key, value = self.key_value(torch.cat([tokens, none], 2)).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        query = self.query.unflatten(-1, (self.heads, -1))
+        query = self.query[tasks].unflatten(-1, (self.heads, -1))
         score = torch.einsum("phd,benhd->bpehn", query.to(key.dtype), key) / (width // self.heads) ** 0.5
         seen = nn.functional.pad(beats.mask, (0, 1), value=True)
         attention = score.masked_fill(~seen[:, None, None, None], -torch.inf).softmax(-1)

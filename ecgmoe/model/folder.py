@@ -22,6 +22,7 @@ from ecgmoe.tasks import task_table
 
 FORMAT_VERSION = 2
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+OF_LOSSES = ("log_variance", "contrast_m.", "contrast_p.")
 
 
 class ModelFolderError(ValueError):
@@ -57,7 +58,7 @@ def model_config(
 
 
 def save_model(folder: Path, state: dict[str, Tensor], config: dict[str, Any], cached: dict[str, Backbone]) -> None:
-    """Write a model folder.
+    """Write a model folder, without what only the losses need.
 
     Args:
         folder: made where it is not there.
@@ -68,7 +69,8 @@ def save_model(folder: Path, state: dict[str, Tensor], config: dict[str, Any], c
     for name, backbone in cached.items():
         state |= {f"backbones.{name}.{key}": tensor.cpu() for key, tensor in backbone.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / WEIGHTS)
+    weights = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith(OF_LOSSES)}
+    save_file(weights, folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 

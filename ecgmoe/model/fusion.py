@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ecgmoe.model.gating import Positions
+
 
 class MultiModelFeatures(nn.Module):
     """Eq. 2: F_m = concat_k (W_k F_k + b_k), with the tokens of each backbone pooled by a learnt query: (B, K, D)."""
@@ -34,19 +36,22 @@ class TaskLoRALinear(nn.Module):
     """A shared linear layer with a low-rank adapter per task: y_p = W x_p + b + alpha / R B_p A_p x_p.
 
     All tasks run in one pass, which peft refuses while training. B is zero at the start, so that every task begins as W.
+    Rank 0 leaves the adapters out.
     """
 
     def __init__(self, inputs: int, outputs: int, *, tasks: int, rank: int, alpha: float) -> None:
         super().__init__()
         self.shared = nn.Linear(inputs, outputs)
-        self.A = nn.Parameter(torch.randn(tasks, rank, inputs) * inputs**-0.5)
-        self.B = nn.Parameter(torch.zeros(tasks, outputs, rank))
-        self.scale = alpha / rank
+        self.A = nn.Parameter(torch.randn(tasks, rank, inputs) * inputs**-0.5) if rank else None
+        self.B = nn.Parameter(torch.zeros(tasks, outputs, rank)) if rank else None
+        self.scale = alpha / max(rank, 1)
 
-    def forward(self, x_BPI: Tensor) -> Tensor:
-        """(B, P, I) to (B, P, O)."""
-        low = torch.einsum("bpi,pri->bpr", x_BPI, self.A.to(x_BPI.dtype))
-        return self.shared(x_BPI) + self.scale * torch.einsum("bpr,por->bpo", low, self.B.to(x_BPI.dtype))
+    def forward(self, x_BPI: Tensor, tasks: Positions) -> Tensor:
+        """(B, P, I) to (B, P, O), of the tasks at these positions."""
+        if self.A is None or self.B is None:
+            return self.shared(x_BPI)
+        low = torch.einsum("bpi,pri->bpr", x_BPI, self.A[tasks].to(x_BPI.dtype))
+        return self.shared(x_BPI) + self.scale * torch.einsum("bpr,por->bpo", low, self.B[tasks].to(x_BPI.dtype))
 
 
 class FusionTrunk(nn.Module):
@@ -59,6 +64,6 @@ class FusionTrunk(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, fused_BPI: Tensor) -> Tensor:
-        hidden = self.dropout(nn.functional.gelu(self.first(self.dropout(fused_BPI))))
-        return self.norm(self.second(hidden))
+    def forward(self, fused_BPI: Tensor, tasks: Positions) -> Tensor:
+        hidden = self.dropout(nn.functional.gelu(self.first(self.dropout(fused_BPI), tasks)))
+        return self.norm(self.second(hidden, tasks))

@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+Positions = slice | list[int]
+"""Which tasks, as an index of the axis P; a slice for all of them, which copies nothing."""
+
 
 class TaskConditioning(nn.Module):
     """[x_bar + e_t]: the standardised global characteristics beside the task's embedding, (B, P, X + T)."""
@@ -17,11 +20,10 @@ class TaskConditioning(nn.Module):
         self.embedding = nn.Parameter(torch.randn(tasks, width))
         self.width = characteristics + width
 
-    def forward(self, x_bar_BX: Tensor) -> Tensor:
-        tasks = self.embedding.shape[0]
-        x = x_bar_BX[:, None].expand(-1, tasks, -1)
-        e = self.embedding[None].expand(len(x_bar_BX), -1, -1)
-        return torch.cat([x, e.to(x.dtype)], -1)
+    def forward(self, x_bar_BX: Tensor, tasks: Positions) -> Tensor:
+        """For the tasks at these positions."""
+        e = self.embedding[tasks].to(x_bar_BX.dtype)
+        return torch.cat([x_bar_BX[:, None].expand(-1, len(e), -1), e.expand(len(x_bar_BX), -1, -1)], -1)
 
 
 class ExpertGate(nn.Module):
@@ -31,8 +33,9 @@ class ExpertGate(nn.Module):
         super().__init__()
         self.U = nn.Parameter(torch.randn(tasks, experts, conditioning) * conditioning**-0.5 * 0.1)
 
-    def forward(self, conditioning_BPX: Tensor) -> Tensor:
-        return torch.einsum("pex,bpx->bpe", self.U.to(conditioning_BPX.dtype), conditioning_BPX).softmax(-1)
+    def forward(self, conditioning_BPX: Tensor, tasks: Positions) -> Tensor:
+        """For the tasks at these positions, in their order."""
+        return torch.einsum("pex,bpx->bpe", self.U[tasks].to(conditioning_BPX.dtype), conditioning_BPX).softmax(-1)
 
 
 class FusionGate(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ecgmoe.model.batch import ECGBatch
+from ecgmoe.model.config import LossConfig
 from ecgmoe.model.ecg_moe import Output
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.tasks import Task
@@ -86,3 +87,38 @@ def task_losses(
         total = task_loss_sum(task, output.predictions[task.name], batch.labels[task.name], statistics)
         losses[task.name] = total / (totals[task.name] or 1.0)
     return losses
+
+
+def composite(
+    parts: Mapping[str, Tensor],
+    loss: LossConfig,
+    tasks: Sequence[Task],
+    log_variance: Tensor | None,
+    totals: Mapping[str, float],
+    share: float,
+) -> Tensor:
+    """Eq. 5: the weighted sum of the task losses and lambda times the contrastive term, as far as this pass goes.
+
+    With learnt weights a task of variance exp(s) counts exp(-s) L + s / 2, half of exp(-s) L where it is a regression
+    (Kendall et al., CVPR 2018, Eq. 7 and 10).
+
+    Args:
+        parts: this pass's share of each loss, by task name and "contrastive".
+        loss: weights.
+        tasks: in the order of `log_variance`.
+        log_variance: s of each task, (P,); None where weights are not learnt.
+        totals: as in `task_losses`; a task without any label in the global batch adds nothing.
+        share: of the global batch that this pass is, so that s / 2 is counted once.
+    """
+    terms = []
+    for position, task in enumerate(tasks):
+        part = parts[task.name]
+        if log_variance is None:
+            terms.append(loss.task_weights.get(task.name, 1.0) * part)
+        else:
+            s = log_variance[position]
+            scale = 0.5 if task.kind == "regression" else 1.0
+            terms.append(scale * (-s).exp() * part + share * s / 2 * (totals[task.name] > 0))
+    if "contrastive" in parts:
+        terms.append(loss.contrastive_weight * parts["contrastive"])
+    return torch.stack(terms).sum()

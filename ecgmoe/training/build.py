@@ -28,4 +28,6 @@ def build_model(config: RunConfig, statistics: TrainingStatistics, backbones: di
             widths={name: backbone.width for name, backbone in backbones.items()},
             statistics=statistics,
             live={name: backbone for name, backbone in backbones.items() if name not in cached},
+            contrast=config.loss.contrastive_weight > 0,
+            learnt_weights=config.loss.task_weighting == "uncertainty",
         )

@@ -20,7 +20,7 @@ from ecgmoe.config_tools import from_dict
 from ecgmoe.evaluation.metrics import score
 from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.folder import model_config, save_model
-from ecgmoe.model.losses import info_nce_sum, task_losses, task_weight
+from ecgmoe.model.losses import composite, info_nce_sum, task_losses, task_weight
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.pipeline.prepared import PreparedData, row_groups, split_rows
 from ecgmoe.training import checkpoint
@@ -114,10 +114,11 @@ class Worker:
             parts = task_losses(output, micro, self.tasks, self.statistics, totals)
             if self.config.loss.contrastive_weight:
                 parts["contrastive"] = self.contrast(output.contrast, micro, global_rows)
-            weights = {"contrastive": self.config.loss.contrastive_weight}
-            total = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
+            passes = self.world * self.training.accumulation
+            log_variance = self.engine.module.log_variance
+            total = composite(parts, self.config.loss, self.tasks, log_variance, totals, 1 / passes)
             # DeepSpeed averages over ranks and micro-steps; the losses are already shares of the global batch.
-            self.engine.backward(total * (self.world * self.training.accumulation))
+            self.engine.backward(total * passes)
             self.engine.step()
             losses = {name: losses.get(name, 0.0) + part.detach() for name, part in parts.items()}
         return losses

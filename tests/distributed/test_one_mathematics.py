@@ -27,12 +27,12 @@ CASES = {
 }
 
 
-def config(contrastive: float = 0.1, **training: Any) -> RunConfig:
+def config(contrastive: float = 0.1, weighting: Any = "equal", **training: Any) -> RunConfig:
     """No dropout, because ranks draw their own."""
     return RunConfig(
         backbones=(BackboneConfig(name="dlinear", size="tiny", mode="full"),),
         model=ModelConfig(width=16, dropout=0.0),
-        loss=LossConfig(contrastive_weight=contrastive, class_balance=0.5),
+        loss=LossConfig(contrastive_weight=contrastive, class_balance=0.5, task_weighting=weighting),
         training=TrainingConfig(epochs=2, **training),
     )
 
@@ -41,7 +41,8 @@ def config(contrastive: float = 0.1, **training: Any) -> RunConfig:
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     data = simulated_and_prepared(tmp_path_factory.mktemp("mathematics"))
     accumulating = {"two passes": config(0.0, num_workers=2, accumulation=2), "one pass": config(0.0, num_workers=1)}
-    configs = {name: config(**case) for name, case in CASES.items()} | accumulating
+    learnt = {f"learnt weights, {n}": config(0.1, weighting="uncertainty", num_workers=n) for n in (1, 2)}
+    configs = {name: config(**case) for name, case in CASES.items()} | accumulating | learnt
     found = {}
     for world in (1, 2):
         names = [name for name, each in configs.items() if each.training.num_workers == world]
@@ -74,6 +75,12 @@ def test_two_workers_at_any_stage_train_as_one(results: dict[str, dict[str, Any]
 
 def test_two_passes_train_as_one(results: dict[str, dict[str, Any]]) -> None:
     check_equal(results["two passes"], results["one pass"])
+
+
+def test_learnt_task_weights_train_as_on_one_worker(results: dict[str, dict[str, Any]]) -> None:
+    one, two = results["learnt weights, 1"], results["learnt weights, 2"]
+    check_equal(two, one)
+    assert (two["state"]["log_variance"] != 0).all()
 
 
 def test_the_weights_did_move(results: dict[str, dict[str, Any]]) -> None:

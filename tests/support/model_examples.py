@@ -57,6 +57,7 @@ def model(seed: int = 0, config: ModelConfig | None = None) -> ECGMoE:
         widths={"probe": 6, "stored": 5},
         statistics=statistics(),
         live={"probe": Probe()},
+        contrast=True,
     )
 
 

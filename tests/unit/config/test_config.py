@@ -55,7 +55,21 @@ def test_an_unknown_key_is_refused() -> None:
         (lambda: ModelConfig(morphology_kernels=(4,)), "morphology_kernels must be odd"),
         (lambda: LossConfig(temperature=0), "temperature must be > 0"),
         (lambda: BackboneConfig(name="moment", mode="cached"), "random weights that nothing trains"),
-        (lambda: RunConfig(backbones=()), "at least one backbone"),
+        (lambda: RunConfig(backbones=()), "paths='both' with 0 backbones"),
+        (
+            lambda: RunConfig(backbones=(), model=ModelConfig(paths="periodic")),
+            "the contrastive term compares the two paths",
+        ),
+        (lambda: ModelConfig(morphology_kernels=(), rhythm_dilations=()), "the periodic path needs an expert"),
+        (lambda: LossConfig(task_weights={"rr": 2.0}), "task_weights belong to task_weighting 'fixed'"),
+        (lambda: LossConfig(task_weighting="fixed", task_weights={"rr": -1.0}), "task_weights must be >= 0"),
+        (
+            lambda: RunConfig(
+                backbones=(BackboneConfig(name="a"),),
+                loss=LossConfig(task_weighting="fixed", task_weights={"qt": 1.0}),
+            ),
+            "task_weights for qt, which this run does not have",
+        ),
         (lambda: RunConfig(backbones=(BackboneConfig(name="a"), BackboneConfig(name="a"))), "named twice"),
         (lambda: RunConfig(backbones=(BackboneConfig(name="a"),), tasks=("rr", "sexx")), "unknown task 'sexx'"),
         (lambda: RunConfig(backbones=(BackboneConfig(name="a"),), taxonomy="x"), "unknown taxonomy 'x'"),

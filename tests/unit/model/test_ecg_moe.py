@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from ecgmoe.backbones.signal import to_millivolt
 from ecgmoe.ecg.record import MISSING
 from ecgmoe.model.batch import ECGBatch
+from ecgmoe.model.config import ModelConfig
 from ecgmoe.model.ecg_moe import ECGMoE, Output, fuse
+from ecgmoe.model.frontend import cut_beats
 from ecgmoe.model.losses import info_nce_sum, task_losses
 from model_examples import TASKS, batch, model, statistics
 
@@ -106,6 +110,47 @@ def test_damaged_records_give_finite_outputs_and_gradients(kind: str) -> None:
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_some_tasks_alone_are_predicted_as_among_all(conditioned: bool) -> None:
+    config = ModelConfig(width=16, lora_rank=2, dropout=0.0, task_conditioning=conditioned)
+    net, whole = trained_a_little(model(config=config)).eval(), batch()
+    expected = net(whole).predictions
+    for only in (("sex",), ("arrhythmia", "rr"), ("rr", "arrhythmia")):
+        found = net(whole, only=only)
+        assert set(found.predictions) == set(only)
+        for name, value in found.predictions.items():
+            assert torch.allclose(value, expected[name], rtol=1e-5, atol=1e-6), name
+        # What belongs to the other tasks alone is not computed.
+        assert found.routing.experts is not None
+        assert found.routing.experts.shape[1] == (len(only) if conditioned else 1)
+
+
+def test_without_task_conditioning_the_tasks_share_their_routing() -> None:
+    net = model(config=ModelConfig(width=16, lora_rank=2, dropout=0.0, task_conditioning=False)).eval()
+    output = net(batch())
+    assert output.routing.experts is not None
+    assert output.routing.experts.shape == (4, 1, 5)
+    assert len({tuple(value.shape) for value in output.predictions.values()}) == 2
+
+
+def test_without_gate_the_experts_weigh_alike() -> None:
+    routing = model(config=ModelConfig(width=16, dropout=0.0, gate=False)).eval()(batch()).routing
+    assert routing.experts is not None
+    assert torch.equal(routing.experts, torch.full((4, 5, 5), 0.2))
+
+
+def test_without_morphology_the_waveform_of_the_beats_does_not_matter() -> None:
+    """Rhythm experts see intervals: what is left of the signal reaches the periodic path through x_bar alone."""
+    net = model(config=ModelConfig(width=16, dropout=0.0, morphology_kernels=(), gate=False)).eval()
+    whole = batch()
+    beats = cut_beats(to_millivolt(whole.signal), whole.r_peaks, 96, 40)
+    before = net.periodic(beats, slice(None))[0]
+    changed = net.periodic(replace(beats, waveform=-3 * beats.waveform), slice(None))[0]
+    slower = net.periodic(replace(beats, timing=1.5 * beats.timing), slice(None))[0]
+    assert torch.equal(changed, before)
+    assert not torch.allclose(slower, before)
 
 
 def test_a_task_adapter_changes_its_task_alone() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ecgmoe.model.losses import info_nce_sum, task_loss_sum, task_losses, task_weight
+from ecgmoe.model.config import LossConfig
+from ecgmoe.model.losses import composite, info_nce_sum, task_loss_sum, task_losses, task_weight
 from model_examples import TASKS, batch, model, statistics
 
 
@@ -71,3 +72,48 @@ def test_records_of_one_patient_are_not_negatives() -> None:
     arguments = {"all_m": m, "all_p": p, "first": 0, "temperature": 0.3}
     one = torch.zeros(4, dtype=torch.int64)
     assert info_nce_sum(m, p, one, all_patient=one, **arguments).item() == pytest.approx(0, abs=1e-6)  # type: ignore[arg-type]
+
+
+PARTS = {task.name: torch.tensor(float(index + 1)) for index, task in enumerate(TASKS)} | {
+    "contrastive": torch.tensor(10.0)
+}
+COUNTS = dict.fromkeys((task.name for task in TASKS), 4.0)
+
+
+def test_equal_and_fixed_weights() -> None:
+    equal = composite(PARTS, LossConfig(contrastive_weight=0.1), TASKS, None, COUNTS, 1.0)
+    assert equal.item() == pytest.approx(1 + 2 + 3 + 4 + 5 + 1)
+    fixed = LossConfig(task_weighting="fixed", task_weights={"age": 0.5, "sex": 0.0}, contrastive_weight=0.0)
+    without = {name: part for name, part in PARTS.items() if name != "contrastive"}
+    assert composite(without, fixed, TASKS, None, COUNTS, 1.0).item() == pytest.approx(1 + 0.5 * 2 + 0 + 4 + 5)
+
+
+def test_learnt_weights_settle_at_the_size_of_each_loss() -> None:
+    """exp(-s) L + s / 2 is least where exp(s) = 2 L, and half of it (a regression) where exp(s) = L."""
+    s = torch.zeros(len(TASKS), requires_grad=True)
+    optimizer = torch.optim.LBFGS([s], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = composite(PARTS, LossConfig(contrastive_weight=0.0), TASKS, s, COUNTS, 1.0)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    expected = [PARTS[task.name].item() * (1.0 if task.kind == "regression" else 2.0) for task in TASKS]
+    assert s.exp().tolist() == pytest.approx(expected, rel=1e-3)
+
+
+def test_learnt_weights_do_not_depend_on_the_cut() -> None:
+    s = torch.tensor([0.3, -0.2, 0.1, 0.5, -0.4])
+    whole = composite(PARTS, LossConfig(), TASKS, s, COUNTS, 1.0)
+    quarter = {name: part / 4 for name, part in PARTS.items()}
+    assert 4 * composite(quarter, LossConfig(), TASKS, s, COUNTS, 0.25).item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_a_task_without_labels_leaves_its_learnt_weight_alone() -> None:
+    s = torch.full((len(TASKS),), 0.3, requires_grad=True)
+    parts = PARTS | {"potassium": torch.tensor(0.0)}
+    composite(parts, LossConfig(), TASKS, s, COUNTS | {"potassium": 0.0}, 1.0).backward()  # type: ignore[no-untyped-call]
+    assert s.grad is not None
+    assert [task.name for task, gradient in zip(TASKS, s.grad.tolist(), strict=True) if gradient == 0] == ["potassium"]

@@ -1,0 +1,65 @@
+"""Each variant trains on two ranks; all that it has trains, and what it leaves out is not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from distributed import run_distributed
+from ecgmoe.backbones.config import BackboneConfig
+from ecgmoe.config import RunConfig
+from ecgmoe.model.config import ModelConfig
+from ecgmoe.training.config import TrainingConfig
+from ecgmoe.variants import VARIANTS, variant
+from prepared_examples import simulated_and_prepared
+from training_examples import job_of, train_some
+
+pytestmark = pytest.mark.distributed
+
+BASE = RunConfig(
+    backbones=(BackboneConfig(name="dlinear"), BackboneConfig(name="timesnet")),
+    model=ModelConfig(width=16, dropout=0.0),
+    training=TrainingConfig(num_workers=2, epochs=2, global_batch=16),
+)
+LEFT_OUT = {
+    "no_rhythm_experts": "periodic.rhythm.",
+    "no_morphology_experts": "periodic.morphology.",
+    "no_periodic_path": "periodic.",
+    "no_multi_model_path": "multi_model.",
+    "no_gate": "gate.U",
+    "no_lora": "trunk.first.A",
+    "no_contrastive_term": "contrast_m.",
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    data = simulated_and_prepared(tmp_path_factory.mktemp("variants"), patients=40, studies=100)
+    jobs = [job_of(variant(name, BASE), data) for name in VARIANTS]
+    return dict(zip(VARIANTS, run_distributed(train_some, 2, jobs, 3)[0], strict=True))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_trains(results: dict[str, dict[str, Any]], name: str) -> None:
+    result = results[name]
+    assert torch.tensor(result["losses"]).isfinite().all()
+    moved = {key for key, value in result["state"].items() if not torch.equal(value, result["start"][key])}
+    assert moved == set(result["trained"])
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_is_left_out_is_not_there(results: dict[str, dict[str, Any]], name: str) -> None:
+    assert not [key for key in results[name]["trained"] if key.startswith(LEFT_OUT[name])]
+    assert [key for key in results["ecg_moe"]["trained"] if key.startswith(LEFT_OUT[name])]
+
+
+def test_without_task_conditioning_there_is_one_query(results: dict[str, dict[str, Any]]) -> None:
+    shapes = {name: results[name]["state"]["periodic.query"].shape for name in ("ecg_moe", "no_task_conditioning")}
+    assert shapes == {"ecg_moe": (5, 16), "no_task_conditioning": (1, 16)}
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown variant 'no_heart': choose one of ecg_moe, no_rhythm_experts"):
+        variant("no_heart", BASE)
