@@ -68,6 +68,14 @@ class ModelConfig:
         require(self.lora_rank >= 0, f"lora_rank must be at least 0, got {self.lora_rank}")
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
 
+    @property
+    def expert_names(self) -> tuple[str, ...]:
+        """The periodic experts in the order of the axis E: morphology by kernel, rhythm by dilations."""
+        if self.paths == "multi_model":
+            return ()
+        morphology = [f"morphology_{kernel}" for kernel in self.morphology_kernels]
+        return (*morphology, *(f"rhythm_{'_'.join(map(str, dilations))}" for dilations in self.rhythm_dilations))
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:

@@ -14,13 +14,17 @@ from ecgmoe.readable import clock
 from ecgmoe.training.config import TrainingConfig
 from ecgmoe.training.engine import sum_over_ranks
 from ecgmoe.training.plan import EpochPlan
+from ecgmoe.training.routing import RoutingLoad
 from ecgmoe.training.tracking import Tracker
 
 
 class Progress:
-    """Sums the losses over an interval, then prints and logs them (rank 0)."""
+    """Sums the losses and the use of the experts over an interval, then prints and logs them (rank 0)."""
 
-    def __init__(self, config: TrainingConfig, total_steps: int, rank: int, tracker: Tracker | None) -> None:
+    def __init__(
+        self, config: TrainingConfig, total_steps: int, rank: int, tracker: Tracker | None, load: RoutingLoad
+    ) -> None:
+        self.load, self.dead = load, set[str]()
         self.config, self.total_steps, self.rank, self.tracker = config, total_steps, rank, tracker
         self.losses: dict[str, Tensor] = {}
         self.steps, self.started = 0, time.perf_counter()
@@ -47,6 +51,7 @@ class Progress:
         if step % self.config.log_every and step != self.total_steps:
             return
         summed = sum_over_ranks(torch.stack(list(self.losses.values())))
+        load = self.load.take()
         means = dict(zip(self.losses, (summed / self.steps).tolist(), strict=True))
         bad = [name for name, value in means.items() if not math.isfinite(value)]
         if bad:
@@ -70,8 +75,15 @@ class Progress:
                 "train/epoch": epoch + 1,
             }
             metrics["train/gradient_norm"] = engine.get_global_grad_norm()
-            self.tracker.log(metrics, step)
+            self.tracker.log(metrics | self.load.metrics(load), step)
+            self._alarm(set(self.load.dead(load)))
         self.losses, self.steps, self.started = {}, 0, self.last_step
+
+    def _alarm(self, dead: set[str]) -> None:
+        """Say once when an expert falls idle."""
+        if new := sorted(dead - self.dead):
+            print(f"DEAD EXPERT {', '.join(new)}: no task gives it 1 % of its weight any more", flush=True)
+        self.dead = dead
 
     def epoch_ends(self, epoch: int, step: int, metrics: Mapping[str, Any], score: float, *, best: bool) -> None:
         """Print and log the validation metrics."""

@@ -31,6 +31,7 @@ from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.loader import BatchReader
 from ecgmoe.training.plan import EpochPlan, epoch_plan
 from ecgmoe.training.progress import Progress
+from ecgmoe.training.routing import RoutingLoad
 from ecgmoe.training.tracking import Tracker
 from ecgmoe.training.validation import validate
 
@@ -56,6 +57,8 @@ class Worker:
         model = build_model(self.config, self.statistics, self.backbones)
         self.engine = initialise(model, self.training, self.total_steps)
         self.device = self.engine.device
+        gates = [task.name for task in self.tasks] if self.config.model.task_conditioning else ["all_tasks"]
+        self.load = RoutingLoad(gates, self.config.model.expert_names, self.device)
         self.tracker = Tracker(job.tracking_uri, job.mlflow_run_id) if self.rank == 0 else None
         # Dropout differs between ranks; a resumed run takes its random state from the checkpoint instead.
         torch.manual_seed(self.training.seed * 100_003 + self.rank)
@@ -63,7 +66,7 @@ class Worker:
     def run(self) -> None:
         """Train from where the last checkpoint stands to the last epoch, validating and saving after each."""
         position = self.resume()
-        progress = Progress(self.training, self.total_steps, self.rank, self.tracker)
+        progress = Progress(self.training, self.total_steps, self.rank, self.tracker, self.load)
         for epoch in range(position.epoch, self.training.epochs):
             plan = self.plan(epoch)
             if position.batch == 0:
@@ -111,6 +114,7 @@ class Worker:
             micro = batch.rows(start, start + size)
             with self.autocast():
                 output = self.engine(micro)
+            self.load.add(output.routing.experts)
             parts = task_losses(output, micro, self.tasks, self.statistics, totals)
             if self.config.loss.contrastive_weight:
                 parts["contrastive"] = self.contrast(output.contrast, micro, global_rows)

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import ray
+from mlflow import MlflowClient
 
 import jobs
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
@@ -88,6 +89,7 @@ def test_the_whole_way(folder: Path, call: Callable[..., str]) -> None:
     run = folder / "runs" / "first"
     metrics = json.loads((run / "report" / "metrics.json").read_text())
     check_metrics(metrics)
+    check_tracking(run)
     test_studies = labels_of(folder, "test")
     predictions = pq.read_table(run / "predictions" / "test.parquet").to_pylist()
     assert sorted(row["study_id"] for row in predictions) == sorted(test_studies)
@@ -117,6 +119,18 @@ def check_metrics(metrics: dict[str, Any]) -> None:
         assert keys <= set(tasks[name])
         assert keys - {"n"} <= set(tasks[name]["constant"])
     assert math.isfinite(tasks["rr"]["mae"])
+
+
+def check_tracking(run: Path) -> None:
+    """MLflow has the losses and the use of the experts."""
+    known = json.loads((run / "mlflow.json").read_text())
+    logged = MlflowClient(known["tracking_uri"]).get_run(known["run_id"]).data.metrics
+    assert {"train/loss_rr", "train/learning_rate", "validation/score", "routing/dead_experts"} <= set(logged)
+    shares = [
+        value for name, value in logged.items() if name.startswith("routing/sex/") and not name.endswith("entropy")
+    ]
+    assert len(shares) == 5
+    assert sum(shares) == pytest.approx(1, abs=1e-5)
 
 
 def check_predictions(rows: list[dict[str, Any]], known: list[dict[str, Any]], excluded: int) -> None:
