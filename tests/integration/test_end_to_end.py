@@ -18,6 +18,7 @@ import ray
 from mlflow import MlflowClient
 
 import jobs
+from documents import python_block
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from jobs import job
 
@@ -31,39 +32,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-MY_LAB = """
-from dataclasses import replace
-
-from torch import nn
-
-from ecgmoe.backbones import Architecture, Backbone, BackboneConfig
-from ecgmoe.config import tiny
-
-
-class Strided(Backbone):
-    leads, normalisation = "together", "none (mV)"
-    architecture_type = Architecture
-    sizes = {"tiny": Architecture(samples=500, tokens=10)}
-
-    def __init__(self, architecture):
-        super().__init__(architecture, width=16)
-        self.convolution = nn.Conv1d(12, 16, 25, stride=10)
-
-    def encode(self, x_BCS):
-        return self.convolution(x_BCS).transpose(1, 2)
-
-
-def six():
-    mine = BackboneConfig(name="mine", implementation="my_lab:Strided", mode="cached", allow_random=True)
-    return replace(tiny(), backbones=(*tiny().backbones, mine))
-"""
-
-
 @pytest.fixture(scope="module")
 def my_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A module with a backbone and a preset, on the PYTHONPATH of all processes to come."""
+    """The module of BACKBONES.md with a backbone and a preset, on the PYTHONPATH of all processes to come."""
     folder = tmp_path_factory.mktemp("my_lab")
-    (folder / "my_lab.py").write_text(MY_LAB)
+    (folder / "my_lab.py").write_text(python_block("BACKBONES.md", "# my_lab.py"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
         patch.setitem(jobs.ENVIRONMENT, "PYTHONPATH", str(folder))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from documents import python_block
 from ecgmoe.backbones import registry
 from ecgmoe.backbones.base import Backbone, pool_tokens
 from ecgmoe.backbones.config import BackboneConfig
@@ -181,32 +182,10 @@ def test_the_registry_imports_no_package_of_a_backbone() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-OWN = """
-from dataclasses import dataclass
-
-from torch import nn
-
-from ecgmoe.backbones import Architecture, Backbone
-
-
-class Strided(Backbone):
-    leads, normalisation = "together", "none (mV)"
-    architecture_type = Architecture
-    sizes = {"tiny": Architecture(samples=500, tokens=10)}
-
-    def __init__(self, architecture):
-        super().__init__(architecture, width=16)
-        self.convolution = nn.Conv1d(12, 16, 25, stride=10)
-
-    def encode(self, x_BCS):
-        return self.convolution(x_BCS).transpose(1, 2)
-"""
-
-
 def test_a_user_adds_a_backbone_in_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_strided.py").write_text(OWN)
+    (tmp_path / "my_lab.py").write_text(python_block("BACKBONES.md", "# my_lab.py"))
     monkeypatch.syspath_prepend(tmp_path)
-    config = BackboneConfig(name="mine", implementation="my_strided:Strided")
+    config = BackboneConfig(name="mine", implementation="my_lab:Strided")
     backbone = registry.build(config)
     assert backbone(ecgs(2)).shape == (2, 10, 16)
     description = registry.describe("mine", backbone)
@@ -216,10 +195,10 @@ def test_a_user_adds_a_backbone_in_one_file(tmp_path: Path, monkeypatch: pytest.
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "16\n"
-    with pytest.raises(ValueError, match=r"my_strided:Absent cannot be imported .*PYTHONPATH"):
-        registry.build(replace(config, implementation="my_strided:Absent"))
-    with pytest.raises(ValueError, match="'my_strided' does not name a class"):
-        replace(config, implementation="my_strided")
+    with pytest.raises(ValueError, match=r"my_lab:Absent cannot be imported .*PYTHONPATH"):
+        registry.build(replace(config, implementation="my_lab:Absent"))
+    with pytest.raises(ValueError, match="'my_lab' does not name a class"):
+        replace(config, implementation="my_lab")
 
 
 def test_individual_layers_of_dlinear_are_the_leads_own() -> None:
