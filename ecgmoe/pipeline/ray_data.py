@@ -43,19 +43,27 @@ def gpus_per_actor(num_gpus: float | None) -> float:
     return num_gpus
 
 
-def actors(shards: int, num_gpus: float | None = None, workers: int | None = None, cpus: float = 1.0) -> dict[str, Any]:
+def actors(shards: int, num_gpus: float | None = None, workers: int | None = None) -> dict[str, Any]:
     """Resources for a step that holds a network: one actor per GPU share, or per CPU where there is none.
 
     Args:
         shards: there are never more actors than shards.
         num_gpus: GPUs, or a fraction of one, per actor; None takes one where the cluster has any.
         workers: number of actors; None takes as many as the cluster holds.
+
+    Raises:
+        ValueError: more actors than the cluster can hold, which would wait for ever.
     """
     share = gpus_per_actor(num_gpus)
     resources = ray.cluster_resources()
     # An actor cannot straddle two GPUs: three of 0.4 need two, not 1.2.
     there = int(resources["GPU"]) * int(1 / share) if 0 < share < 1 else 0
     there = there or int(resources["GPU"] / share if share else resources.get("CPU", 1))
+    if workers and workers > there:
+        each = f"{share:g} GPU" if share else "1 CPU"
+        raise ValueError(
+            f"{workers} workers of {each} each, and this cluster holds {there}: set workers to at most {there}"
+        )
     size = max(1, min(workers or there, shards))
     return {"compute": ray.data.ActorPoolStrategy(size=size), **({"num_gpus": share} if share else {"num_cpus": 1})}
 

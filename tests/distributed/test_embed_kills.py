@@ -16,7 +16,7 @@ from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.pipeline import embed
 from ecgmoe.pipeline.config import EmbedConfig, PrepareConfig
 from ecgmoe.pipeline.prepared import PreparedData
-from ecgmoe.pipeline.ray_data import connect, map_shards
+from ecgmoe.pipeline.ray_data import actors, connect, map_shards
 from jobs import job, running
 from prepared_examples import embed_here, prepare_here
 
@@ -78,6 +78,13 @@ def test_a_kill_and_other_weights(expected: Path, data: Path, tmp_path: Path, ad
     added = {path.parent.name for path in (data / "features").rglob("shard-*.parquet") if path not in times}
     assert len(added) == 1
     assert f"moment: {data}/features/{added.pop()}" in said
+
+
+def test_actors_that_would_never_start_are_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="4 workers of 1 CPU each, and this cluster holds 3: set workers to at most 3"):
+        actors(10, 0, workers=4)
+    with pytest.raises(ValueError, match=r"num_gpus 0.5 per actor, but this cluster has 0 GPUs"):
+        actors(10, 0.5)
 
 
 def test_three_operators_write_what_one_writes(expected: Path, data: Path, address: str) -> None:
