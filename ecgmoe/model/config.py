@@ -8,6 +8,7 @@ from typing import Literal
 from ecgmoe.config_tools import require
 
 Paths = Literal["both", "periodic", "multi_model"]
+MixtureName = Literal["ecg_moe", "concat", "moe", "time_moe", "self_attn", "cross_attn"]
 TaskWeighting = Literal["equal", "fixed", "uncertainty"]
 
 
@@ -20,6 +21,9 @@ class ModelConfig:
         attention_heads: of the attention over beats; divides width.
         beat_samples: L, samples to which each beat is resampled.
         max_beats: beats of a record that the model looks at, from the start; the others only count in the RR summary.
+        mixture: "ecg_moe", or one of what it is compared with (model/mixtures.py), which see the backbones' tokens alone.
+        mixture_experts, top_k: of the sparse mixtures "moe" and "time_moe".
+        late_rr: give the heads the RR summary of the detector, and the RR head its median to start from.
         paths: which features are fused: of the periodic experts, of the backbones, or both (paper).
         morphology_kernels: one morphology expert per kernel size (paper: three CNNs with different kernels); may be empty.
         rhythm_dilations: one rhythm expert per tuple of dilations along the beat axis (paper: two dilated CNNs); may be
@@ -36,6 +40,10 @@ class ModelConfig:
     attention_heads: int = 4
     beat_samples: int = 96
     max_beats: int = 40
+    mixture: MixtureName = "ecg_moe"
+    mixture_experts: int = 5
+    top_k: int = 2
+    late_rr: bool = True
     paths: Paths = "both"
     morphology_kernels: tuple[int, ...] = (3, 7, 15)
     rhythm_dilations: tuple[tuple[int, ...], ...] = ((1, 2, 4), (1, 3, 9))
@@ -65,12 +73,27 @@ class ModelConfig:
             self.paths == "multi_model" or bool(self.morphology_kernels or self.rhythm_dilations),
             "the periodic path needs an expert: give morphology_kernels or rhythm_dilations, or paths='multi_model'",
         )
+        require(
+            self.mixture == "ecg_moe" or self.paths == "multi_model",
+            f"mixture {self.mixture!r} sees no beats: set paths='multi_model'",
+        )
+        require(
+            1 <= self.top_k <= self.mixture_experts,
+            f"top_k must be between 1 and mixture_experts ({self.mixture_experts}), got {self.top_k}",
+        )
         require(self.lora_rank >= 0, f"lora_rank must be at least 0, got {self.lora_rank}")
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
 
     @property
+    def routing_is_shared(self) -> bool:
+        """Whether one gate serves all tasks."""
+        return self.mixture == "time_moe" or not self.task_conditioning
+
+    @property
     def expert_names(self) -> tuple[str, ...]:
-        """The periodic experts in the order of the axis E: morphology by kernel, rhythm by dilations."""
+        """The experts in the order of the axis E: morphology by kernel, rhythm by dilations; or those of a mixture."""
+        if self.mixture in ("moe", "time_moe"):
+            return tuple(f"expert_{number}" for number in range(self.mixture_experts))
         if self.paths == "multi_model":
             return ()
         morphology = [f"morphology_{kernel}" for kernel in self.morphology_kernels]

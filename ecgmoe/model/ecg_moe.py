@@ -25,6 +25,7 @@ from ecgmoe.model.experts import PeriodicExperts
 from ecgmoe.model.frontend import CHARACTERISTICS, SUMMARY, characteristics, cut_beats, rr_summary
 from ecgmoe.model.fusion import FusionTrunk, MultiModelFeatures
 from ecgmoe.model.gating import ExpertGate, FusionGate, Positions, TaskConditioning
+from ecgmoe.model.mixtures import MIXTURES, Mixture
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.tasks import Task
 
@@ -34,10 +35,10 @@ class Routing:
     """Where a prediction came from.
 
     Attributes:
-        experts: g_p of Eq. 3, (B, P, E), morphology experts first; None without periodic path, like beats.
+        experts: g_p of Eq. 3, (B, P, E), morphology experts first; None without experts.
         paths: alpha_m and alpha_p of Eq. 4, (B, P, 2); None where there is one path alone.
-        backbones: alpha over the backbones inside F_m, (B, P, K); None without multi-model path.
-        beats: attention over the beats of each expert, (B, P, E, N + 1), "no beat" last.
+        backbones: alpha over the backbones inside F_m, (B, P, K); None without it.
+        beats: attention over the beats of each expert, (B, P, E, N + 1), "no beat" last; None without periodic path.
     """
 
     experts: Tensor | None
@@ -94,32 +95,36 @@ class ECGMoE(nn.Module):
         own = p if config.task_conditioning else 1
         self.backbones = nn.ModuleDict(dict(live))
         with_backbones, with_beats = config.paths != "periodic", config.paths != "multi_model"
+        self.mixture: Mixture | None = None
         if with_backbones:
-            self.multi_model = MultiModelFeatures(widths, d)
-        if with_beats:
-            self.periodic = PeriodicExperts(
-                width=d,
-                heads=config.attention_heads,
-                tasks=own,
-                kernels=config.morphology_kernels,
-                dilations=config.rhythm_dilations,
+            self.multi_model = MultiModelFeatures(widths, d, pooled=config.mixture == "ecg_moe")
+        if config.mixture != "ecg_moe":
+            self.mixture = MIXTURES[config.mixture](config, len(widths), own)
+            fused_width = self.mixture.width
+        else:
+            fused_width = (len(widths) * with_backbones + with_beats) * d
+            if with_beats:
+                self.periodic = PeriodicExperts(
+                    width=d,
+                    heads=config.attention_heads,
+                    tasks=own,
+                    kernels=config.morphology_kernels,
+                    dilations=config.rhythm_dilations,
+                )
+            self.conditioning = TaskConditioning(own, len(CHARACTERISTICS), d)
+            if with_beats and config.gate:
+                self.gate = ExpertGate(own, self.conditioning.width, self.periodic.experts)
+            if with_beats and with_backbones:
+                self.path_gate = FusionGate(self.conditioning.width, d, 2)
+            if with_backbones:
+                self.backbone_gate = FusionGate(self.conditioning.width, d, len(widths))
+        if config.mixture != "concat":
+            self.trunk = FusionTrunk(
+                fused_width, d, tasks=p, rank=config.lora_rank, alpha=config.lora_alpha, dropout=config.dropout
             )
-        self.conditioning = TaskConditioning(own, len(CHARACTERISTICS), d)
-        if with_beats and config.gate:
-            self.gate = ExpertGate(own, self.conditioning.width, self.periodic.experts)
-        if with_beats and with_backbones:
-            self.path_gate = FusionGate(self.conditioning.width, d, 2)
-        if with_backbones:
-            self.backbone_gate = FusionGate(self.conditioning.width, d, len(widths))
-        self.trunk = FusionTrunk(
-            (len(widths) * with_backbones + with_beats) * d,
-            d,
-            tasks=p,
-            rank=config.lora_rank,
-            alpha=config.lora_alpha,
-            dropout=config.dropout,
-        )
-        self.heads = nn.ModuleDict({task.name: nn.Linear(d + len(SUMMARY), task.outputs) for task in self.tasks})
+            fused_width = d
+        late = len(SUMMARY) if config.late_rr else 0
+        self.heads = nn.ModuleDict({task.name: nn.Linear(fused_width + late, task.outputs) for task in self.tasks})
         self.contrast = contrast
         if contrast:
             self.contrast_m = nn.Linear(len(widths) * d, d)
@@ -137,26 +142,32 @@ class ECGMoE(nn.Module):
         at: Positions = slice(None) if only is None else [self.tasks.index(task) for task in tasks]
         own = at if self.config.task_conditioning else slice(None)
         x_BCT = to_millivolt(batch.signal)
-        x_bar = self._standardised("characteristics", characteristics(batch.signal, batch.r_peaks))
-        conditioning = self.conditioning(x_bar, own)
-
-        F_m = alpha_k = F_periodic = g = attention = None
+        features: dict[str, Tensor] = {}
         if self.config.paths != "periodic":
             features = {name: batch.features[name].to(x_BCT.dtype) for name in batch.features}
             features |= {name: backbone(x_BCT) for name, backbone in self.backbones.items()}
-            F_m, alpha_k = self.multi_model(features), self.backbone_gate(conditioning)
-        if self.config.paths != "multi_model":
-            beats = cut_beats(x_BCT, batch.r_peaks, self.config.beat_samples, self.config.max_beats)
-            by_expert, attention = self.periodic(beats, own)
-            g = self.gate(conditioning, own) if self.config.gate else equal_weights(by_expert)
-            F_periodic = torch.einsum("bpe,bped->bpd", g.to(by_expert.dtype), by_expert)
-        both = F_m is not None and F_periodic is not None
-        alpha = self.path_gate(conditioning) if both else None
 
-        fused = fuse(F_m, F_periodic, alpha_k, alpha)
-        hidden = self.trunk(fused.expand(-1, len(tasks), -1), at)
+        F_m = alpha_k = F_periodic = g = attention = alpha = None
+        if self.mixture is not None:
+            fused, g = self.mixture(self.multi_model.tokens(features), own)
+        else:
+            x_bar = self._standardised("characteristics", characteristics(batch.signal, batch.r_peaks))
+            conditioning = self.conditioning(x_bar, own)
+            if features:
+                F_m, alpha_k = self.multi_model(features), self.backbone_gate(conditioning)
+            if self.config.paths != "multi_model":
+                beats = cut_beats(x_BCT, batch.r_peaks, self.config.beat_samples, self.config.max_beats)
+                by_expert, attention = self.periodic(beats, own)
+                g = self.gate(conditioning, own) if self.config.gate else equal_weights(by_expert)
+                F_periodic = torch.einsum("bpe,bped->bpd", g.to(by_expert.dtype), by_expert)
+            alpha = self.path_gate(conditioning) if F_m is not None and F_periodic is not None else None
+            fused = fuse(F_m, F_periodic, alpha_k, alpha)
+
+        hidden = fused.expand(-1, len(tasks), -1)
+        if self.config.mixture != "concat":
+            hidden = self.trunk(hidden, at)
         summary = rr_summary(batch.r_peaks)
-        late = self._standardised("summary", summary).to(hidden.dtype)
+        late = self._standardised("summary", summary).to(hidden.dtype) if self.config.late_rr else hidden[:, 0, :0]
         predictions = {
             task.name: self._head(task, torch.cat([hidden[:, p], late], 1), summary) for p, task in enumerate(tasks)
         }
@@ -181,7 +192,7 @@ class ECGMoE(nn.Module):
         prediction = self.heads[task.name](features).float()
         if task.kind != "multiclass":
             prediction = prediction.squeeze(-1)
-        if task.name == "rr":
+        if task.name == "rr" and self.config.late_rr:
             # The head learns a correction to the detector's median, which is already within milliseconds.
             median = summary[:, 0]
             start = (median - self.target_mean["rr"]) / self.target_std["rr"]

@@ -14,19 +14,28 @@ from ecgmoe.model.gating import Positions
 
 
 class MultiModelFeatures(nn.Module):
-    """Eq. 2: F_m = concat_k (W_k F_k + b_k), with the tokens of each backbone pooled by a learnt query: (B, K, D)."""
+    """Eq. 2: F_m = concat_k (W_k F_k + b_k), with the tokens of each backbone pooled by a learnt query: (B, K, D).
 
-    def __init__(self, widths: Mapping[str, int], width: int) -> None:
+    Args:
+        widths: of each backbone's tokens.
+        width: D.
+        pooled: have the queries; without them only `tokens` can be called.
+    """
+
+    def __init__(self, widths: Mapping[str, int], width: int, *, pooled: bool = True) -> None:
         super().__init__()
         self.norm = nn.ModuleDict({name: nn.LayerNorm(w) for name, w in widths.items()})
         self.project = nn.ModuleDict({name: nn.Linear(w, width) for name, w in widths.items()})
-        self.query = nn.ParameterDict({name: nn.Parameter(torch.randn(width) * 0.02) for name in widths})
+        self.query = nn.ParameterDict({name: nn.Parameter(torch.randn(width) * 0.02) for name in widths if pooled})
+
+    def tokens(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """W_k F_k + b_k of each backbone: (B, M_k, D), in the order of the names given at construction."""
+        return [project(self.norm[name](features[name])) for name, project in self.project.items()]
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Tokens (B, M_k, W_k) by backbone name to (B, K, D), in the order of the names given at construction."""
         pooled = []
-        for name, project in self.project.items():
-            tokens = project(self.norm[name](features[name]))
+        for name, tokens in zip(self.project, self.tokens(features), strict=True):
             score = tokens @ self.query[name].to(tokens.dtype) / tokens.shape[-1] ** 0.5
             pooled.append((score.softmax(-1)[..., None] * tokens).sum(1))
         return torch.stack(pooled, 1)

@@ -57,7 +57,8 @@ class Worker:
         model = build_model(self.config, self.statistics, self.backbones)
         self.engine = initialise(model, self.training, self.total_steps)
         self.device = self.engine.device
-        gates = [task.name for task in self.tasks] if self.config.model.task_conditioning else ["all_tasks"]
+        shared = self.config.model.routing_is_shared
+        gates = ["all_tasks"] if shared else [task.name for task in self.tasks]
         self.load = RoutingLoad(gates, self.config.model.expert_names, self.device)
         self.tracker = Tracker(job.tracking_uri, job.mlflow_run_id) if self.rank == 0 else None
         # Dropout differs between ranks; a resumed run takes its random state from the checkpoint instead.

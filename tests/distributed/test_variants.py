@@ -31,17 +31,21 @@ LEFT_OUT = {
     "no_gate": "gate.U",
     "no_lora": "trunk.first.A",
     "no_contrastive_term": "contrast_m.",
+    "moe": "periodic.",
+    "multi_task_baseline": "trunk.",
+    "single_dlinear": "backbones.timesnet.",
 }
+NAMES = (*VARIANTS, "single_dlinear")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     data = simulated_and_prepared(tmp_path_factory.mktemp("variants"), patients=40, studies=100)
-    jobs = [job_of(variant(name, BASE), data) for name in VARIANTS]
-    return dict(zip(VARIANTS, run_distributed(train_some, 2, jobs, 3)[0], strict=True))
+    jobs = [job_of(variant(name, BASE), data) for name in NAMES]
+    return dict(zip(NAMES, run_distributed(train_some, 2, jobs, 3)[0], strict=True))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_it_trains(results: dict[str, dict[str, Any]], name: str) -> None:
     result = results[name]
     assert torch.tensor(result["losses"]).isfinite().all()
@@ -63,3 +67,5 @@ def test_without_task_conditioning_there_is_one_query(results: dict[str, dict[st
 def test_an_unknown_variant_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown variant 'no_heart': choose one of ecg_moe, no_rhythm_experts"):
         variant("no_heart", BASE)
+    with pytest.raises(ValueError, match="there is no backbone 'moment' among dlinear, timesnet"):
+        variant("single_moment", BASE)
