@@ -14,6 +14,7 @@ from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.evaluation.constant import Constants
 from ecgmoe.evaluation.metrics import evaluate
 from ecgmoe.evaluation.report import report_files, text_table
+from ecgmoe.evaluation.routing import heat_maps, routing_summary
 from ecgmoe.home import home
 from ecgmoe.inference.predict_split import predict_split
 from ecgmoe.pipeline.embed import embed
@@ -107,12 +108,19 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
     title = f"{name}: {split} split of {prepared.manifest['dataset']}, {len(predictions):,} records"
     remarks = notes(config, prepared.manifest, metrics, store.read_json("model/config.json")["backbones"])
     report = "report" if split == "test" else f"report-{split}"
+    routing = routing_summary(predictions, config.model.expert_names)
+    pictures = heat_maps(routing, title if not remarks else f"{title}\n{remarks[0]}") if routing else {}
+    for file_name, picture in pictures.items():
+        with store.writing(f"{report}/{file_name}") as file:
+            file.write(picture)
+    if routing:
+        store.write_json(f"{report}/routing.json", routing)
     # metrics.json goes last: it says that the report is whole.
     for file_name, text in report_files(metrics, title, remarks).items():
         store.write_text(f"{report}/{file_name}", text)
     print("\n" + text_table(metrics, title, remarks), flush=True)
     print(f"\nreport {store.path(report)}\nmodel  {store.path('model')}", flush=True)
-    track(store, metrics, split, report)
+    track(store, metrics, split, report, pictures)
     return metrics
 
 
@@ -137,8 +145,8 @@ def notes(
     return lines
 
 
-def track(store: Store, metrics: dict[str, Any], split: str, report: str) -> None:
-    """Log the metrics and the report to the run's own MLflow run."""
+def track(store: Store, metrics: dict[str, Any], split: str, report: str, pictures: dict[str, bytes]) -> None:
+    """Log the metrics, the report and its pictures to the run's own MLflow run."""
     known = store.read_json("mlflow.json")
     tracker = tracking.Tracker(known["tracking_uri"], known["run_id"])
     numbers = {
@@ -150,4 +158,6 @@ def track(store: Store, metrics: dict[str, Any], split: str, report: str) -> Non
     tracker.log(numbers, step=0)
     for name in ("report.md", "metrics.csv", "metrics.json"):
         tracker.text(store.read_text(f"{report}/{name}"), f"{report}/{name}")
+    for name, picture in pictures.items():
+        tracker.picture(picture, f"{report}/{name}")
     tracker.finish()

@@ -2,6 +2,7 @@
 
 prepare: records per second on one and two workers, beside the sum of its parts
 embed: records per second of each backbone, beside bare PyTorch loops over the same batches
+variants: parameters, FLOPs and activation memory of ECG-MoE and of what it is compared with
 scale: so many simulated ECGs through prepare: disk and memory
 index: tables of so many studies: the driver's memory
 labevents: a generated laboratory table of so many rows
@@ -36,7 +37,7 @@ class Options:
         out: JSON file for the result.
     """
 
-    stage: Literal["prepare", "embed", "scale", "index", "labevents"]
+    stage: Literal["prepare", "embed", "variants", "scale", "index", "labevents"]
     dataset: DatasetName = "simulated"
     root: str | None = None
     size: int = 2000
@@ -76,6 +77,12 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         run_prepare("simulated", str(scratch / "raw"), str(scratch / "data"))
         return embed_benchmark(str(scratch / "data"), repeats=options.repeats)
 
+    def variants() -> dict[str, Any]:
+        from ecgmoe.benchmark.variants import variants_benchmark
+        from ecgmoe.config import tiny
+
+        return variants_benchmark(tiny())
+
     def scale() -> dict[str, Any]:
         from ecgmoe.benchmark.prepare import scale_benchmark
 
@@ -91,7 +98,14 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
         return labevents_benchmark(options.size)
 
-    return {"prepare": prepare, "embed": embed, "scale": scale, "index": index, "labevents": labevents}
+    return {
+        "prepare": prepare,
+        "embed": embed,
+        "variants": variants,
+        "scale": scale,
+        "index": index,
+        "labevents": labevents,
+    }
 
 
 def _machine() -> dict[str, Any]:

@@ -27,3 +27,8 @@ DECISION_THRESHOLD = 0.5
 def label_column(task: str) -> str:
     """The column that holds a task's label beside its prediction."""
     return f"label_{task}"
+
+
+def routing_column(task: str) -> str:
+    """The column that holds a task's gate over the experts, a list in their order."""
+    return f"routing_{task}"

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ecgmoe.evaluation.columns import routing_column
 from ecgmoe.evaluation.predictions import prediction_table
 from ecgmoe.inference.predictor import Predictor
 from ecgmoe.pipeline.prepared import PreparedData
@@ -24,15 +25,19 @@ class PredictShard:
 
     def __call__(self, labels: pa.Table) -> pa.Table:
         reader = BatchReader(self.data, labels, (), groups_kept=1)
-        parts, detected = [], []
+        parts, gates, detected = [], [], []
         for rows in np.array_split(np.arange(len(labels)), -(-len(labels) // BATCH)):
-            parts.append(self.predictor(reader.read(rows)))
+            values, routing = self.predictor.with_routing(reader.read(rows))
+            parts.append(values)
+            gates.append(routing)
             detected.append(reader.detected_rr_ms(rows))
         values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         rr = np.concatenate(detected)
-        return prediction_table(
-            values, labels, self.predictor.tasks, rr_detected_ms=pa.array(rr, pa.float32(), mask=np.isnan(rr))
-        )
+        more = {"rr_detected_ms": pa.array(rr, pa.float32(), mask=np.isnan(rr))}
+        for task in gates[0]:
+            each = np.concatenate([part[task] for part in gates])
+            more[routing_column(task)] = pa.array(list(each), pa.list_(pa.float32()))
+        return prediction_table(values, labels, self.predictor.tasks, **more)
 
 
 def predict_split(model: str, data: str, split: str) -> pa.Table:

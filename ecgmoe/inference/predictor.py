@@ -52,8 +52,18 @@ class Predictor:
         self.model.to(self.device)
         self.tasks = self.model.tasks
 
-    @torch.inference_mode()
     def __call__(self, batch: ECGBatch) -> dict[str, npt.NDArray[np.float32]]:
         """By task: (B,) ms or years, (B,) probability of the class 1, or (B, classes) probabilities."""
+        return self.with_routing(batch)[0]
+
+    @torch.inference_mode()
+    def with_routing(
+        self, batch: ECGBatch
+    ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, npt.NDArray[np.float32]]]:
+        """Predictions, and by task the gate over the experts (B, E); no gates where the model has no experts."""
         output = self.model(batch.to(self.device))
-        return {name: value.cpu().numpy() for name, value in self.model.in_units(output.predictions).items()}
+        values = {name: value.cpu().numpy() for name, value in self.model.in_units(output.predictions).items()}
+        if output.routing.experts is None:
+            return values, {}
+        gates = output.routing.experts.float().expand(-1, len(self.tasks), -1).cpu().numpy()
+        return values, {task.name: gates[:, p] for p, task in enumerate(self.tasks)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ecgmoe.evaluation.routing import entropy
 from ecgmoe.training.engine import sum_over_ranks
 
 DEAD_SHARE = 0.01
@@ -47,16 +47,9 @@ class RoutingLoad:
             for e, expert in enumerate(self.experts)
         }
         for p, task in enumerate(self.tasks):
-            values[f"routing/{task}/entropy"] = entropy(load[p])
+            values[f"routing/{task}/entropy"] = entropy(load[p].cpu().numpy())
         return values | {"routing/dead_experts": float(len(self.dead(load)))}
 
     def dead(self, load: Tensor) -> list[str]:
         """Experts that no task gives `DEAD_SHARE` of its weight."""
         return [expert for e, expert in enumerate(self.experts) if float(load[:, e].max()) < DEAD_SHARE]
-
-
-def entropy(load_E: Tensor) -> float:
-    """Entropy of a task's load, divided by that of an even one: 1 where all experts are used alike, 0 for one alone."""
-    if len(load_E) < 2:
-        return 1.0
-    return float(-(load_E * load_E.clamp(min=1e-12).log()).sum()) / math.log(len(load_E))

@@ -72,6 +72,17 @@ class Tracker:
         """Store a text among the run's artifacts."""
         self.client.log_text(self.run_id, text, name)
 
+    def picture(self, png: bytes, name: str) -> None:
+        """Store a PNG picture among the run's artifacts."""
+        import tempfile
+        from pathlib import Path
+
+        folder, _, file = name.rpartition("/")
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / file
+            path.write_bytes(png)
+            self.client.log_artifact(self.run_id, str(path), folder or None)
+
     def finish(self, status: str = "FINISHED") -> None:
         """Close the run."""
         self.client.set_terminated(self.run_id, status)

@@ -86,4 +86,5 @@ def test_learnt_task_weights_train_as_on_one_worker(results: dict[str, dict[str,
 def test_the_weights_did_move(results: dict[str, dict[str, Any]]) -> None:
     """Equality would mean little if nothing had been trained."""
     one, other = results["one worker"]["state"], results["one pass"]["state"]
-    assert max((one[name] - other[name]).abs().max() for name in one) > 1e-3
+    # One of them has the projections of the contrastive term besides.
+    assert max((one[name] - other[name]).abs().max() for name in other) > 1e-3

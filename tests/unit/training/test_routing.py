@@ -12,7 +12,7 @@ import torch.distributed as dist
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.training.config import TrainingConfig
 from ecgmoe.training.progress import Progress
-from ecgmoe.training.routing import RoutingLoad, entropy
+from ecgmoe.training.routing import RoutingLoad
 from model_examples import TASKS, batch, model
 
 NAMES = [task.name for task in TASKS]
@@ -44,12 +44,6 @@ def test_the_load_is_the_mean_gate_over_all_records() -> None:
     # The next interval begins at nothing.
     load.add(gates[0])
     assert torch.allclose(load.take(), gates[0].mean(0))
-
-
-def test_entropy_is_1_for_an_even_load_and_0_for_one_expert() -> None:
-    assert entropy(torch.full((5,), 0.2)) == pytest.approx(1)
-    assert entropy(torch.tensor([0.0, 1.0, 0.0])) == pytest.approx(0, abs=1e-6)
-    assert entropy(torch.tensor([0.5, 0.5, 0.0, 0.0])) == pytest.approx(0.5)
 
 
 def test_an_expert_that_no_task_uses_raises_the_alarm_once(capsys: pytest.CaptureFixture[str]) -> None:
