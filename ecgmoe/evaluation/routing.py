@@ -90,7 +90,9 @@ def _heat_map(rows: Mapping[str, Mapping[str, float]], experts: Sequence[str], t
     from matplotlib.figure import Figure
 
     values = np.array([[row[expert] for expert in experts] for row in rows.values()])
-    figure = Figure(figsize=(2.4 + 1.1 * len(experts), 1.6 + 0.36 * len(rows)), layout="constrained")
+    # Room for the longest row name beside one inch for each expert's.
+    width = 1.4 + 0.08 * max(len(name) for name in rows) + 1.1 * len(experts)
+    figure = Figure(figsize=(width, 1.6 + 0.36 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(values, cmap="Blues", vmin=0, aspect="auto")
     for row, column in np.ndindex(*values.shape):

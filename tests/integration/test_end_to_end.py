@@ -63,6 +63,11 @@ def test_the_whole_way(folder: Path, call: Callable[..., str]) -> None:
     metrics = json.loads((run / "report" / "metrics.json").read_text())
     check_metrics(metrics)
     check_tracking(run)
+    distances = json.loads((run / "report" / "routing.json").read_text())["distance"]
+    # Five tasks, ten pairs: after two epochs their gates differ already.
+    assert len(distances) == 10
+    assert min(distances.values()) > 0
+    assert (run / "report" / "routing_by_task.png").read_bytes().startswith(b"\x89PNG")
     test_studies = labels_of(folder, "test")
     predictions = pq.read_table(run / "predictions" / "test.parquet").to_pylist()
     assert sorted(row["study_id"] for row in predictions) == sorted(test_studies)
