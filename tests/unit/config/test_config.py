@@ -92,11 +92,11 @@ def test_the_command_line_needs_neither_torch_nor_ray() -> None:
 
 
 def test_a_preset_of_ones_own_is_a_function_in_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_lab.py").write_text("from ecgmoe.config import tiny\n\n\ndef quick():\n    return tiny()\n")
+    (tmp_path / "my_presets.py").write_text("from ecgmoe.config import tiny\n\n\ndef quick():\n    return tiny()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    name, preset, rest = take_preset(["my_lab:quick", "--run", "x"], PRESETS, "tiny")
+    name, preset, rest = take_preset(["my_presets:quick", "--run", "x"], PRESETS, "tiny")
     assert (name, preset, rest) == ("quick", PRESETS["tiny"](), ["--run", "x"])
-    with pytest.raises(ValueError, match=r"preset my_lab:slow: .*with the folder of the module on PYTHONPATH"):
-        take_preset(["my_lab:slow"], PRESETS, "tiny")
+    with pytest.raises(ValueError, match=r"preset my_presets:slow: .*with the folder of the module on PYTHONPATH"):
+        take_preset(["my_presets:slow"], PRESETS, "tiny")
     with pytest.raises(ValueError, match="preset absent_lab:x: No module named 'absent_lab'"):
         take_preset(["absent_lab:x"], PRESETS, "tiny")
