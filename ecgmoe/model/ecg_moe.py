@@ -56,11 +56,13 @@ class Output:
         routing: gate and fusion weights.
         contrast: the projected F_m and the projected mean of F_periodic, each (B, D), for InfoNCE; None in a model
             without that term, or where only some tasks were asked for.
+        log_variance: of each task's loss, (P,), where it is learnt.
     """
 
     predictions: dict[str, Tensor]
     routing: Routing
     contrast: tuple[Tensor, Tensor] | None
+    log_variance: Tensor | None
 
 
 class ECGMoE(nn.Module):
@@ -137,7 +139,15 @@ class ECGMoE(nn.Module):
                 self.register_buffer(f"{name}_{moment}", values)
 
     def forward(self, batch: ECGBatch, only: Sequence[str] | None = None) -> Output:
-        """All tasks for B records, or `only` some by name, without computing what belongs to the others alone."""
+        """All tasks for B records, or `only` some by name, without computing what belongs to the others alone.
+
+        Raises:
+            ValueError: the model has no task of that name.
+        """
+        unknown = set(only or ()) - {task.name for task in self.tasks}
+        if unknown:
+            have = ", ".join(task.name for task in self.tasks)
+            raise ValueError(f"this model has no task {', '.join(sorted(unknown))}: choose of {have}")
         tasks = [task for task in self.tasks if only is None or task.name in only]
         at: Positions = slice(None) if only is None else [self.tasks.index(task) for task in tasks]
         own = at if self.config.task_conditioning else slice(None)
@@ -178,6 +188,8 @@ class ECGMoE(nn.Module):
             predictions=predictions,
             routing=Routing(experts=g, paths=alpha, backbones=alpha_k, beats=attention),
             contrast=contrast,
+            # A copy: under ZeRO 3 the parameter itself is empty once the forward pass is over.
+            log_variance=None if self.log_variance is None else self.log_variance.clone(),
         )
 
     def train(self, mode: bool = True) -> ECGMoE:
@@ -207,7 +219,7 @@ class ECGMoE(nn.Module):
     def in_units(self, predictions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Predictions as a user reads them: ms and years, probabilities of female / abnormal / each class."""
         values = {}
-        for task in self.tasks:
+        for task in (task for task in self.tasks if task.name in predictions):
             raw = predictions[task.name].float()
             if task.kind == "regression":
                 values[task.name] = raw * self.target_std[task.name] + self.target_mean[task.name]

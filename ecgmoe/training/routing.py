@@ -33,6 +33,8 @@ class RoutingLoad:
 
     def take(self) -> Tensor:
         """Mean gate over the records of all ranks since the last call, (P, E); every rank must call it."""
+        if not self.experts:
+            return self.total
         total = sum_over_ranks(self.total.clone())
         self.total.zero_()
         return total / total.sum(1, keepdim=True).clamp(min=1e-12)

@@ -120,8 +120,7 @@ class Worker:
             if self.config.loss.contrastive_weight:
                 parts["contrastive"] = self.contrast(output.contrast, micro, global_rows)
             passes = self.world * self.training.accumulation
-            log_variance = self.engine.module.log_variance
-            total = composite(parts, self.config.loss, self.tasks, log_variance, totals, 1 / passes)
+            total = composite(parts, self.config.loss, self.tasks, output.log_variance, totals, 1 / passes)
             # DeepSpeed averages over ranks and micro-steps; the losses are already shares of the global batch.
             self.engine.backward(total * passes)
             self.engine.step()

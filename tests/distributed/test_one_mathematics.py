@@ -42,6 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     data = simulated_and_prepared(tmp_path_factory.mktemp("mathematics"))
     accumulating = {"two passes": config(0.0, num_workers=2, accumulation=2), "one pass": config(0.0, num_workers=1)}
     learnt = {f"learnt weights, {n}": config(0.1, weighting="uncertainty", num_workers=n) for n in (1, 2)}
+    learnt["learnt weights, stage 3"] = config(0.1, weighting="uncertainty", num_workers=2, zero_stage=3)
     configs = {name: config(**case) for name, case in CASES.items()} | accumulating | learnt
     found = {}
     for world in (1, 2):
@@ -78,9 +79,10 @@ def test_two_passes_train_as_one(results: dict[str, dict[str, Any]]) -> None:
 
 
 def test_learnt_task_weights_train_as_on_one_worker(results: dict[str, dict[str, Any]]) -> None:
-    one, two = results["learnt weights, 1"], results["learnt weights, 2"]
-    check_equal(two, one)
-    assert (two["state"]["log_variance"] != 0).all()
+    one = results["learnt weights, 1"]
+    for case in ("learnt weights, 2", "learnt weights, stage 3"):
+        check_equal(results[case], one)
+        assert (results[case]["state"]["log_variance"] != 0).all()
 
 
 def test_the_weights_did_move(results: dict[str, dict[str, Any]]) -> None:

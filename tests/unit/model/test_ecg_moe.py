@@ -122,9 +122,15 @@ def test_some_tasks_alone_are_predicted_as_among_all(conditioned: bool) -> None:
         assert set(found.predictions) == set(only)
         for name, value in found.predictions.items():
             assert torch.allclose(value, expected[name], rtol=1e-5, atol=1e-6), name
+        assert set(net.in_units(found.predictions)) == set(only)
         # What belongs to the other tasks alone is not computed.
         assert found.routing.experts is not None
         assert found.routing.experts.shape[1] == (len(only) if conditioned else 1)
+
+
+def test_a_task_that_the_model_lacks_is_refused() -> None:
+    with pytest.raises(ValueError, match="this model has no task qt: choose of rr, age"):
+        model()(batch(), only=("rr", "qt"))
 
 
 def test_without_task_conditioning_the_tasks_share_their_routing() -> None:
