@@ -47,9 +47,8 @@ class RunConfig:
         require(not unknown, f"task_weights for {', '.join(unknown)}, which this run does not have")
         require(len(set(names)) == len(names), f"a backbone is named twice: {', '.join(names)}")
         require(
-            self.training.accumulation == 1 or self.loss.contrastive_weight == 0,
-            f"accumulation {self.training.accumulation} with contrastive_weight {self.loss.contrastive_weight}: the "
-            "contrastive term needs the whole global batch in one pass; set one of them to 1 or 0",
+            not self.loss.load_balance_weight or self.model.gates_learn,
+            f"load_balance_weight {self.loss.load_balance_weight} without a gate over experts that could learn it: set it to 0",
         )
 
     def task_table(self) -> tuple[Task, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,6 +41,11 @@ class ECGBatch:
     def rows(self, start: int, stop: int) -> ECGBatch:
         """Records start..stop as a view."""
         return self._each(lambda tensor: tensor[start:stop])
+
+    def cut(self, parts: int) -> list[ECGBatch]:
+        """All records in so many parts of about the same size, as views."""
+        bounds = [part * len(self) // parts for part in range(parts + 1)]
+        return [self.rows(start, stop) for start, stop in pairwise(bounds)]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> ECGBatch:
         changed: dict[str, Any] = {}

@@ -90,6 +90,11 @@ class ModelConfig:
         return self.mixture == "time_moe" or not self.task_conditioning
 
     @property
+    def gates_learn(self) -> bool:
+        """Whether the model has several experts and a learnt gate over them."""
+        return len(self.expert_names) > 1 and (self.gate or self.mixture != "ecg_moe")
+
+    @property
     def expert_names(self) -> tuple[str, ...]:
         """The experts in the order of the axis E: morphology by kernel, rhythm by dilations; or those of a mixture."""
         if self.mixture in ("moe", "time_moe"):
@@ -110,6 +115,8 @@ class LossConfig:
         task_weights: of the tasks in weighting "fixed"; a task that is not named weighs 1.
         contrastive_weight: lambda; 0 leaves the contrastive term out.
         temperature: of InfoNCE.
+        load_balance_weight: of a term that keeps experts from falling idle (Shazeer et al., arXiv 1701.06538): the squared
+            coefficient of variation of their use over the global batch; 0 leaves it out.
         class_balance: exponent b of the class weights n_c^-b in the cross-entropy of multiclass tasks, scaled to a
             mean of 1 over the training records; 0 weighs every record alike.
     """
@@ -118,6 +125,7 @@ class LossConfig:
     task_weights: dict[str, float] = field(default_factory=dict)
     contrastive_weight: float = 0.1
     temperature: float = 0.1
+    load_balance_weight: float = 0.0
     class_balance: float = 0.0
 
     def __post_init__(self) -> None:
@@ -130,5 +138,6 @@ class LossConfig:
             f"task_weights must be >= 0, got {self.task_weights}",
         )
         require(self.contrastive_weight >= 0, f"contrastive_weight must be >= 0, got {self.contrastive_weight}")
+        require(self.load_balance_weight >= 0, f"load_balance_weight must be >= 0, got {self.load_balance_weight}")
         require(self.temperature > 0, f"temperature must be > 0, got {self.temperature}")
         require(0 <= self.class_balance <= 1, f"class_balance must be in [0, 1], got {self.class_balance}")

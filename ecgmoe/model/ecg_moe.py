@@ -114,11 +114,12 @@ class ECGMoE(nn.Module):
                     dilations=config.rhythm_dilations,
                 )
             self.conditioning = TaskConditioning(own, len(CHARACTERISTICS), d)
-            if with_beats and config.gate:
+            if with_beats and config.gates_learn:
                 self.gate = ExpertGate(own, self.conditioning.width, self.periodic.experts)
             if with_beats and with_backbones:
                 self.path_gate = FusionGate(self.conditioning.width, d, 2)
-            if with_backbones:
+            # Among one there is nothing to weigh, and nothing that a gradient could reach.
+            if len(widths) > 1:
                 self.backbone_gate = FusionGate(self.conditioning.width, d, len(widths))
         if config.mixture != "concat":
             self.trunk = FusionTrunk(
@@ -164,11 +165,13 @@ class ECGMoE(nn.Module):
             x_bar = self._standardised("characteristics", characteristics(batch.signal, batch.r_peaks))
             conditioning = self.conditioning(x_bar, own)
             if features:
-                F_m, alpha_k = self.multi_model(features), self.backbone_gate(conditioning)
+                F_m = self.multi_model(features)
+                several = F_m.shape[1] > 1
+                alpha_k = self.backbone_gate(conditioning) if several else torch.ones_like(conditioning[..., :1])
             if self.config.paths != "multi_model":
                 beats = cut_beats(x_BCT, batch.r_peaks, self.config.beat_samples, self.config.max_beats)
                 by_expert, attention = self.periodic(beats, own)
-                g = self.gate(conditioning, own) if self.config.gate else equal_weights(by_expert)
+                g = self.gate(conditioning, own) if self.config.gates_learn else equal_weights(by_expert)
                 F_periodic = torch.einsum("bpe,bped->bpd", g.to(by_expert.dtype), by_expert)
             alpha = self.path_gate(conditioning) if F_m is not None and F_periodic is not None else None
             fused = fuse(F_m, F_periodic, alpha_k, alpha)

@@ -74,6 +74,19 @@ def info_nce_sum(
     return (losses[0] + losses[1]) / 2
 
 
+def load_imbalance(load_E: Tensor) -> Tensor:
+    """Squared coefficient of variation of the experts' importance: 0 where all weigh alike, E - 1 for one alone.
+
+    Shazeer et al., ICLR 2017 (arXiv 1701.06538), Eq. 6 and 7. The importance here is the mean gate over the records *and
+    the tasks* of the global batch: an expert that serves one task alone is in use, and tasks stay free to differ.
+
+    Args:
+        load_E: mean gate of each expert, (E,), with a sum of 1.
+    """
+    # E sum(I^2) - 1, written without its cancellation.
+    return len(load_E) * (load_E - 1 / len(load_E)).square().sum()
+
+
 def task_losses(
     output: Output, batch: ECGBatch, tasks: Sequence[Task], statistics: TrainingStatistics, totals: Mapping[str, float]
 ) -> dict[str, Tensor]:
@@ -97,13 +110,13 @@ def composite(
     totals: Mapping[str, float],
     share: float,
 ) -> Tensor:
-    """Eq. 5: the weighted sum of the task losses and lambda times the contrastive term, as far as this pass goes.
+    """Eq. 5: the weighted sum of the task losses, lambda times the contrastive term, and the balance of the experts.
 
     With learnt weights a task of variance exp(s) counts exp(-s) L + s / 2, half of exp(-s) L where it is a regression
     (Kendall et al., CVPR 2018, Eq. 7 and 10).
 
     Args:
-        parts: this pass's share of each loss, by task name and "contrastive".
+        parts: this pass's share of each loss, by task name, "contrastive" and "imbalance".
         loss: weights.
         tasks: in the order of `log_variance`.
         log_variance: s of each task, (P,); None where weights are not learnt.
@@ -119,6 +132,6 @@ def composite(
             s = log_variance[position]
             scale = 0.5 if task.kind == "regression" else 1.0
             terms.append(scale * (-s).exp() * part + share * s / 2 * (totals[task.name] > 0))
-    if "contrastive" in parts:
-        terms.append(loss.contrastive_weight * parts["contrastive"])
+    weights = {"contrastive": loss.contrastive_weight, "imbalance": loss.load_balance_weight}
+    terms += [weight * parts[name] for name, weight in weights.items() if name in parts]
     return torch.stack(terms).sum()

@@ -8,6 +8,8 @@ from typing import Literal
 from ecgmoe.config_tools import require
 
 Precision = Literal["fp32", "bf16"]
+OptimizerName = Literal["adamw", "sgd"]
+Schedule = Literal["cosine", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +26,13 @@ class TrainingConfig:
         slots: parallel streams of the epoch plan; fixed, whatever the number of workers, so that the order of records
             does not depend on it. Divides global_batch; num_workers divides it.
         epochs: passes over the training split.
-        learning_rate: peak of the one-cycle schedule (linear warm-up, cosine decay to zero).
+        optimizer: "adamw" (beta2 0.95) or "sgd" (Nesterov).
+        learning_rate: peak of the schedule.
+        schedule: after the warm-up, "cosine" decays to zero and "constant" stays at the peak.
         warmup: share of all steps that is warm-up.
-        weight_decay: of AdamW, on matrices only.
+        weight_decay: of the optimiser, on matrices only.
+        momentum: beta1 of AdamW, momentum of SGD.
+        epsilon: of AdamW.
         clip_norm: global gradient norm bound.
         seed: of initialisation, order and dropout.
         read_ahead: global batches read ahead of the training step.
@@ -43,9 +49,13 @@ class TrainingConfig:
     accumulation: int = 1
     slots: int = 8
     epochs: int = 20
+    optimizer: OptimizerName = "adamw"
     learning_rate: float = 2e-3
+    schedule: Schedule = "cosine"
     warmup: float = 0.1
     weight_decay: float = 0.05
+    momentum: float = 0.9
+    epsilon: float = 1e-8
     clip_norm: float = 1.0
     seed: int = 0
     read_ahead: int = 4
@@ -70,6 +80,8 @@ class TrainingConfig:
         require(self.learning_rate > 0, f"learning_rate must be > 0, got {self.learning_rate}")
         require(0 <= self.warmup < 1, f"warmup must be in [0, 1), got {self.warmup}")
         require(self.weight_decay >= 0, f"weight_decay must be >= 0, got {self.weight_decay}")
+        require(0 <= self.momentum < 1, f"momentum must be in [0, 1), got {self.momentum}")
+        require(self.epsilon > 0, f"epsilon must be > 0, got {self.epsilon}")
         require(self.clip_norm > 0, f"clip_norm must be > 0, got {self.clip_norm}")
         require(self.read_ahead >= 1, f"read_ahead must be at least 1, got {self.read_ahead}")
         require(self.checkpoint_every >= 0, f"checkpoint_every must be >= 0, got {self.checkpoint_every}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import deepspeed
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ecgmoe.backbones.base import Backbone
 from ecgmoe.training.config import TrainingConfig
+from ecgmoe.training.optimizer import make_optimizer, make_schedule
 
 BUCKET_ELEMENTS = 50_000_000
 
@@ -39,35 +41,16 @@ def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
 
 
 def initialise(model: nn.Module, config: TrainingConfig, total_steps: int) -> deepspeed.DeepSpeedEngine:
-    """Wrap the model: AdamW (no decay on vectors), one-cycle schedule, ZeRO at the configured stage.
-
-    Only parameters that require a gradient reach the optimiser. The process group must exist.
-    """
+    """Wrap the model with optimiser and schedule, ZeRO at the configured stage. The process group must exist."""
     if config.zero_stage == 3:
         kinds = {kind for module in model.modules() if isinstance(module, Backbone) for kind in module.called_by_data}
         if kinds:
             deepspeed.utils.set_z3_leaf_modules(model, list(kinds))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-        betas=(0.9, 0.95),
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=config.learning_rate,
-        total_steps=total_steps + 1,
-        # Its warm-up ends one step early, and one that ends at step 0 is divided by: at least two steps.
-        pct_start=min(1.0, max(config.warmup, 2 / (total_steps + 1))),
-        cycle_momentum=False,
-    )
+    optimizer = make_optimizer(model.parameters(), config)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        lr_scheduler=schedule,
+        lr_scheduler=make_schedule(optimizer, config, total_steps),
         config=deepspeed_config(config),
         dist_init_required=False,
     )
@@ -78,22 +61,31 @@ class _GatherRows(torch.autograd.Function):
     """All ranks' rows in rank order; backward sums what every rank's loss says of this rank's rows."""
 
     @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:
-        ctx.rows, ctx.rank = len(local), dist.get_rank()
-        parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, local.contiguous())
-        return torch.cat(parts)
+    def forward(ctx: Any, local: Tensor, counts: Sequence[int]) -> Tensor:
+        ctx.counts, rank = tuple(counts), dist.get_rank()
+        ctx.first = sum(ctx.counts[:rank])
+        # gloo gathers tensors of one shape only.
+        padded = local.new_zeros((max(ctx.counts), *local.shape[1:]))
+        padded[: len(local)] = local
+        parts = [torch.empty_like(padded) for _ in ctx.counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, ctx.counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].contiguous()
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
-        return gradient[ctx.rank * ctx.rows : (ctx.rank + 1) * ctx.rows]
+        return gradient[ctx.first : ctx.first + ctx.counts[dist.get_rank()]], None
 
 
-def gather_rows(local: Tensor) -> Tensor:
-    """Rows of all ranks in rank order, with gradients; every rank must bring as many."""
-    return _GatherRows.apply(local) if dist.get_world_size() > 1 else local
+def gather_rows(local: Tensor, counts: Sequence[int]) -> Tensor:
+    """Rows of all ranks in rank order, with gradients.
+
+    Args:
+        local: (b, ...), this rank's rows.
+        counts: rows of each rank, b of this one among them.
+    """
+    return _GatherRows.apply(local, counts) if dist.get_world_size() > 1 else local
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

@@ -13,6 +13,28 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True, kw_only=True)
+class GlobalBatch:
+    """The records of one optimiser step, and how they are cut over the ranks.
+
+    Attributes:
+        rows: int64 (B,), rows of the labels table in global order.
+        counts: how many of them each rank has, the first rank's first.
+    """
+
+    rows: npt.NDArray[np.int64]
+    counts: tuple[int, ...]
+
+    def first(self, rank: int) -> int:
+        """Position in the global batch of a rank's first record."""
+        return sum(self.counts[:rank])
+
+    def share(self, rank: int) -> npt.NDArray[np.int64]:
+        """The rows that one rank reads, in global order."""
+        start = self.first(rank)
+        return self.rows[start : start + self.counts[rank]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpochPlan:
     """One epoch.
 
@@ -24,14 +46,10 @@ class EpochPlan:
     rows: npt.NDArray[np.int64]
     dropped: int
 
-    def share(self, batch: int, rank: int, workers: int) -> npt.NDArray[np.int64]:
-        """The rows of a global batch that one worker reads, in global order; (global batch / workers,)."""
-        slots = self.rows.shape[1] // workers
-        return self.rows[batch, rank * slots : (rank + 1) * slots].reshape(-1)
-
-    def batch(self, batch: int) -> npt.NDArray[np.int64]:
-        """All rows of a global batch, in global order."""
-        return self.rows[batch].reshape(-1)
+    def batch(self, batch: int, workers: int) -> GlobalBatch:
+        """A global batch, its slots dealt out to the workers in order."""
+        rows = self.rows[batch].reshape(-1)
+        return GlobalBatch(rows=rows, counts=(len(rows) // workers,) * workers)
 
 
 def epoch_plan(

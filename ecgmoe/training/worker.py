@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray.train
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
-from torch import Tensor
 
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict
 from ecgmoe.evaluation.metrics import score
 from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.folder import model_config, save_model
-from ecgmoe.model.losses import composite, info_nce_sum, task_losses, task_weight
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.pipeline.prepared import PreparedData, row_groups, split_rows
 from ecgmoe.training import checkpoint
 from ecgmoe.training.build import build_backbones, build_model
 from ecgmoe.training.checkpoint import Position
-from ecgmoe.training.engine import gather_rows, initialise
+from ecgmoe.training.engine import initialise
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.loader import BatchReader
-from ecgmoe.training.plan import EpochPlan, epoch_plan
+from ecgmoe.training.plan import EpochPlan, GlobalBatch, epoch_plan
 from ecgmoe.training.progress import Progress
 from ecgmoe.training.routing import RoutingLoad
+from ecgmoe.training.step import TrainingStep
 from ecgmoe.training.tracking import Tracker
 from ecgmoe.training.validation import validate
 
@@ -60,6 +57,7 @@ class Worker:
         shared = self.config.model.routing_is_shared
         gates = ["all_tasks"] if shared else [task.name for task in self.tasks]
         self.load = RoutingLoad(gates, self.config.model.expert_names, self.device)
+        self.step = TrainingStep(self.engine, self.config, self.statistics, self.reader, self.load)
         self.tracker = Tracker(job.tracking_uri, job.mlflow_run_id) if self.rank == 0 else None
         # Dropout differs between ranks; a resumed run takes its random state from the checkpoint instead.
         torch.manual_seed(self.training.seed * 100_003 + self.rank)
@@ -72,9 +70,9 @@ class Worker:
             plan = self.plan(epoch)
             if position.batch == 0:
                 progress.epoch_starts(epoch, plan)
-            for batch_index, batch in self.batches(plan, position.batch):
-                losses = self.step(batch, plan.batch(batch_index))
-                position.step, position.batch = position.step + 1, batch_index + 1
+            for whole, batch in self.batches(plan, position.batch):
+                losses = self.step(batch, whole)
+                position.step, position.batch = position.step + 1, position.batch + 1
                 progress.step(epoch, position.step, losses, self.engine)
                 every = self.training.checkpoint_every
                 if every and position.step % every == 0 and position.batch < self.steps_per_epoch:
@@ -99,62 +97,11 @@ class Worker:
             epoch=epoch,
         )
 
-    def batches(self, plan: EpochPlan, start: int) -> Iterator[tuple[int, ECGBatch]]:
-        """This rank's share of every global batch from `start` on, read ahead."""
-        indices = range(start, len(plan.rows))
-        shares = (plan.share(index, self.rank, self.world) for index in indices)
-        return zip(indices, self.reader.ahead(shares, self.training.read_ahead), strict=True)
-
-    def step(self, batch: ECGBatch, global_rows: np.ndarray) -> dict[str, Tensor]:
-        """One optimiser step; returns this rank's share of each loss, which the ranks sum up to the global one."""
-        batch = batch.to(self.device)
-        totals = self.totals(global_rows)
-        losses: dict[str, Tensor] = {}
-        size = len(batch) // self.training.accumulation
-        for start in range(0, len(batch), size):
-            micro = batch.rows(start, start + size)
-            with self.autocast():
-                output = self.engine(micro)
-            self.load.add(output.routing.experts)
-            parts = task_losses(output, micro, self.tasks, self.statistics, totals)
-            if self.config.loss.contrastive_weight:
-                parts["contrastive"] = self.contrast(output.contrast, micro, global_rows)
-            passes = self.world * self.training.accumulation
-            total = composite(parts, self.config.loss, self.tasks, output.log_variance, totals, 1 / passes)
-            # DeepSpeed averages over ranks and micro-steps; the losses are already shares of the global batch.
-            self.engine.backward(total * passes)
-            self.engine.step()
-            losses = {name: losses.get(name, 0.0) + part.detach() for name, part in parts.items()}
-        return losses
-
-    def totals(self, global_rows: np.ndarray) -> dict[str, float]:
-        """Sum of the record weights of each task over the global batch, known from the labels alone."""
-        return {
-            task.name: float(
-                task_weight(task, torch.from_numpy(self.reader.labels[task.name][global_rows]), self.statistics).sum()
-            )
-            for task in self.tasks
-        }
-
-    def contrast(self, z: tuple[Tensor, Tensor], batch: ECGBatch, global_rows: np.ndarray) -> Tensor:
-        """This rank's share of InfoNCE over the global batch."""
-        patients = torch.from_numpy(self.reader.patient_id[global_rows]).to(self.device)
-        total = info_nce_sum(
-            *z,
-            patient=batch.patient_id,
-            all_m=gather_rows(z[0]),
-            all_p=gather_rows(z[1]),
-            all_patient=patients,
-            first=self.rank * len(batch),
-            temperature=self.config.loss.temperature,
-        )
-        return total / len(global_rows)
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """bf16 where the run asks for it; parameters and optimiser stay in fp32."""
-        if self.training.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+    def batches(self, plan: EpochPlan, start: int) -> Iterator[tuple[GlobalBatch, ECGBatch]]:
+        """Every global batch from `start` on with this rank's share of it, read ahead."""
+        wholes = [plan.batch(index, self.world) for index in range(start, len(plan.rows))]
+        shares = (whole.share(self.rank) for whole in wholes)
+        return zip(wholes, self.reader.ahead(shares, self.training.read_ahead), strict=True)
 
     def resume(self) -> Position:
         """Go on from the last committed checkpoint, or start at the beginning."""

@@ -1,24 +1,43 @@
-"""A few steps of the real training loop in a process group, without Ray."""
+"""Steps of the real training loop in a process group, without Ray."""
 
 from __future__ import annotations
 
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import to_dict
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.training.fit_statistics import training_statistics
 from ecgmoe.training.job import WorkerJob
+from ecgmoe.training.plan import GlobalBatch
 
 
-def train_some(jobs: list[dict[str, Any]], steps: int) -> list[dict[str, Any]]:
-    """The first steps of each job in one process group; call it on every rank.
+def train_some(
+    jobs: list[dict[str, Any]],
+    steps: int,
+    *,
+    hidden: float = 0.0,
+    counts: tuple[int, ...] | None = None,
+    gradients: bool = False,
+) -> list[dict[str, Any]]:
+    """So many steps of each job in one process group; call it on every rank.
+
+    Args:
+        jobs: as `job_of` makes them.
+        steps: of each.
+        hidden: share of the labels that are taken away at random, the same ones in every job.
+        counts: records of each rank, where they are not to have as many.
+        gradients: return those of the first step.
 
     Returns:
-        By job: losses and gradient norms of each step, the state before and after, and the names of what trains.
+        By job: losses and gradient norms of each step, the state before and after, the names of what trains, and the
+        gradients by name.
     """
     from ecgmoe.training.checkpoint import full_state
     from ecgmoe.training.engine import sum_over_ranks
@@ -27,22 +46,52 @@ def train_some(jobs: list[dict[str, Any]], steps: int) -> list[dict[str, Any]]:
     results = []
     for job in jobs:
         worker = Worker(WorkerJob(**job))
-        plan = worker.plan(0)
+        hide_labels(worker.reader.labels, hidden)
         start = full_state(worker.engine)
+        kept = keep_gradients(worker.engine) if gradients else {}
         losses, norms = [], []
-        for index, batch in worker.batches(plan, 0):
-            if index == steps:
-                break
-            parts = worker.step(batch, plan.batch(index))
+        epochs = (worker.batches(worker.plan(epoch), 0) for epoch in count())
+        for whole, batch in islice(chain.from_iterable(epochs), steps):
+            if counts:
+                whole = GlobalBatch(rows=whole.rows, counts=counts)
+                batch = worker.reader.read(whole.share(worker.rank))
+            parts = worker.step(batch, whole)
             losses.append(sum_over_ranks(torch.stack(list(parts.values()))).tolist())
             # At stage 0 DeepSpeed clips without telling the norm.
             norm = worker.engine.get_global_grad_norm()
             norms.append(None if norm is None else float(norm))
         trained = [name for name, parameter in worker.engine.module.named_parameters() if parameter.requires_grad]
         state = full_state(worker.engine)
-        results.append({"losses": losses, "norms": norms, "start": start, "state": state, "trained": trained})
+        result = {"losses": losses, "norms": norms, "start": start, "state": state, "trained": trained}
+        results.append({**result, "gradients": kept})
         worker.engine.destroy()
     return results
+
+
+def hide_labels(labels: dict[str, np.ndarray], share: float) -> None:
+    """Take labels away at random, task by task (in place)."""
+    generator = np.random.default_rng(0)
+    for values in labels.values():
+        values[generator.random(len(values)) < share] = np.nan
+
+
+def keep_gradients(engine: Any) -> dict[str, Tensor]:
+    """A dict that fills with the whole gradients of the engine's first step, before they are clipped."""
+    from deepspeed.utils import safe_get_full_grad
+
+    kept: dict[str, Tensor] = {}
+    step = engine.step
+
+    def step_and_keep() -> None:
+        if engine.is_gradient_accumulation_boundary() and not kept:
+            for name, parameter in engine.module.named_parameters():
+                gradient = safe_get_full_grad(parameter) if parameter.requires_grad else None
+                if gradient is not None:
+                    kept[name] = gradient.detach().cpu().clone()
+        step()
+
+    engine.step = step_and_keep
+    return kept
 
 
 def job_of(config: RunConfig, data: Path) -> dict[str, Any]:

@@ -74,9 +74,14 @@ def test_an_unknown_key_is_refused() -> None:
         (lambda: RunConfig(backbones=(BackboneConfig(name="a"),), tasks=("rr", "sexx")), "unknown task 'sexx'"),
         (lambda: RunConfig(backbones=(BackboneConfig(name="a"),), taxonomy="x"), "unknown taxonomy 'x'"),
         (
-            lambda: RunConfig(backbones=(BackboneConfig(name="a"),), training=TrainingConfig(accumulation=2)),
-            "needs the whole global batch in one pass",
+            lambda: RunConfig(
+                backbones=(BackboneConfig(name="a"),),
+                model=ModelConfig(gate=False),
+                loss=LossConfig(load_balance_weight=0.1),
+            ),
+            "without a gate over experts that could learn it",
         ),
+        (lambda: TrainingConfig(momentum=1.0), r"momentum must be in \[0, 1\)"),
     ],
 )
 def test_wrong_values_are_refused(make: Callable[[], object], message: str) -> None:

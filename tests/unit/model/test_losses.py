@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ecgmoe.model.config import LossConfig
-from ecgmoe.model.losses import composite, info_nce_sum, task_loss_sum, task_losses, task_weight
+from ecgmoe.model.losses import composite, info_nce_sum, load_imbalance, task_loss_sum, task_losses, task_weight
 from model_examples import TASKS, batch, model, statistics
 
 
@@ -117,3 +117,11 @@ def test_a_task_without_labels_leaves_its_learnt_weight_alone() -> None:
     composite(parts, LossConfig(), TASKS, s, COUNTS | {"potassium": 0.0}, 1.0).backward()  # type: ignore[no-untyped-call]
     assert s.grad is not None
     assert [task.name for task, gradient in zip(TASKS, s.grad.tolist(), strict=True) if gradient == 0] == ["potassium"]
+
+
+def test_imbalance_is_the_squared_coefficient_of_variation() -> None:
+    load = torch.tensor([0.5, 0.2, 0.2, 0.1], dtype=torch.float64)
+    expected = (load.std(correction=0) / load.mean()) ** 2
+    assert load_imbalance(load).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert load_imbalance(torch.full((5,), 0.2)).item() == pytest.approx(0, abs=1e-12)
+    assert load_imbalance(torch.tensor([0.0, 1.0, 0.0])).item() == pytest.approx(2)

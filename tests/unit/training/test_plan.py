@@ -27,8 +27,10 @@ def test_every_record_is_trained_once_and_the_tail_is_counted() -> None:
 def test_the_shares_of_the_workers_make_up_the_global_batch_in_order(workers: int) -> None:
     plan = a_plan()
     for batch in range(len(plan.rows)):
-        shares = [plan.share(batch, rank, workers) for rank in range(workers)]
-        assert np.array_equal(np.concatenate(shares), plan.batch(batch))
+        whole = plan.batch(batch, workers)
+        shares = [whole.share(rank) for rank in range(workers)]
+        assert np.array_equal(np.concatenate(shares), plan.rows[batch].reshape(-1))
+        assert [whole.first(rank) for rank in range(workers)] == [rank * 32 // workers for rank in range(workers)]
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
@@ -52,7 +54,7 @@ def test_a_slot_streams_through_row_groups() -> None:
 
 def test_records_of_a_batch_come_from_different_row_groups() -> None:
     plan = a_plan(3200)
-    different = [len(np.unique(plan.batch(batch) // 32)) for batch in range(len(plan.rows))]
+    different = [len(np.unique(plan.rows[batch] // 32)) for batch in range(len(plan.rows))]
     assert min(different) >= 7
 
 
