@@ -1,7 +1,7 @@
 """What ECG-MoE is compared with: functions from a configuration to another of the same code.
 
-One part left out; other mixtures in its place (paper, Table 3); one backbone with a head (Table 2); the same backbones
-concatenated (the paper's multi-task baseline).
+One part left out; other mixtures in its place (paper, Table 3); one backbone with a head (Table 2), its linear probe and an
+untrained head (Table 1); the same backbones concatenated (the paper's multi-task baseline); a plain residual network.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.config import RunConfig
 
 Variant = Callable[[RunConfig], RunConfig]
@@ -38,26 +39,51 @@ def _mixture(name: str) -> Variant:
     return lambda config: _model(mixture=name, paths="multi_model", late_rr=False)(_without_contrast(config))
 
 
-def single_backbone(name: str) -> Variant:
-    """That backbone's mean token alone under linear heads, in whatever mode the configuration has the backbone.
+def _residual_network(config: RunConfig) -> RunConfig:
+    network = BackboneConfig(
+        name="residual_network",
+        implementation="ecgmoe.backbones.residual_network:ResidualNetwork",
+        # One size for all presets: a baseline that shrinks with the model would be none.
+        size="base",
+    )
+    return _mixture("concat")(replace(config, backbones=(network,)))
 
-    Raises:
-        ValueError: (of the variant) the configuration does not have it.
-    """
 
-    def alone(config: RunConfig) -> RunConfig:
-        chosen = tuple(each for each in config.backbones if each.name == name)
-        if not chosen:
-            raise ValueError(f"there is no backbone {name!r} among {', '.join(each.name for each in config.backbones)}")
-        return _mixture("concat")(replace(config, backbones=chosen))
+def _single_backbone(name: str, config: RunConfig) -> RunConfig:
+    """That backbone's mean token alone under linear heads, in whatever mode the configuration has the backbone."""
+    chosen = tuple(each for each in config.backbones if each.name == name)
+    if not chosen:
+        raise ValueError(f"there is no backbone {name!r} among {', '.join(each.name for each in config.backbones)}")
+    return _mixture("concat")(replace(config, backbones=chosen))
 
-    return alone
+
+def _probe(name: str, config: RunConfig) -> RunConfig:
+    """A linear probe: that backbone with the weights that it starts from, under linear heads that train."""
+    alone = _single_backbone(name, config)
+    start = alone.backbones[0]
+    if start.mode != "frozen":
+        start = replace(
+            start,
+            mode="cached",
+            allow_random=start.weights is None,
+            lora_rank=None,
+            lora_alpha=None,
+            gradient_checkpointing=False,
+        )
+    return replace(alone, backbones=(start,))
+
+
+def _untrained(name: str, config: RunConfig) -> RunConfig:
+    """What the paper calls zero-shot: that backbone through heads as they were initialised, which is chance."""
+    probe = _probe(name, config)
+    return replace(probe, training=replace(probe.training, epochs=0))
 
 
 VARIANTS: dict[str, Variant] = {
     "ecg_moe": lambda config: config,
     **{name: _mixture(name) for name in ("moe", "time_moe", "self_attn", "cross_attn")},
     "multi_task_baseline": _mixture("concat"),
+    "residual_network": _residual_network,
     "no_rhythm_experts": _model(rhythm_dilations=()),
     "no_morphology_experts": _model(morphology_kernels=()),
     "no_periodic_path": _multi_model_path_alone,
@@ -67,17 +93,24 @@ VARIANTS: dict[str, Variant] = {
     "no_lora": _model(lora_rank=0),
     "no_contrastive_term": _without_contrast,
 }
+OF_A_BACKBONE: dict[str, Callable[[str, RunConfig], RunConfig]] = {
+    "single": _single_backbone,
+    "probe": _probe,
+    "untrained": _untrained,
+}
+"""Variants of one backbone of the configuration, as in `probe_moment`."""
 
 
 def variant(name: str, config: RunConfig) -> RunConfig:
     """The configuration of a variant.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or the configuration does not have the backbone.
     """
-    prefix = "single_"
-    if name.startswith(prefix):
-        return single_backbone(name.removeprefix(prefix))(config)
-    if name not in VARIANTS:
-        raise ValueError(f"unknown variant {name!r}: choose one of {', '.join(VARIANTS)}, or single_<backbone>")
-    return VARIANTS[name](config)
+    if name in VARIANTS:
+        return VARIANTS[name](config)
+    kind, _, backbone = name.partition("_")
+    if kind in OF_A_BACKBONE:
+        return OF_A_BACKBONE[kind](backbone, config)
+    alone = ", ".join(f"{kind}_<backbone>" for kind in OF_A_BACKBONE)
+    raise ValueError(f"unknown variant {name!r}: choose one of {', '.join(VARIANTS)}, {alone}")

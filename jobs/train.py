@@ -14,6 +14,7 @@ import tyro
 from ecgmoe.cli import parse, run_job, take_preset
 from ecgmoe.config import PRESETS, RunConfig
 from ecgmoe.home import home
+from ecgmoe.variants import variant
 
 DESCRIPTION = f"{__doc__}\n\nPresets (first word, default tiny): {', '.join(PRESETS)}."
 
@@ -24,23 +25,28 @@ class Options:
 
     Attributes:
         data: folder that prepare finished; without it, simulated ECGs.
-        run: name of the run; the preset's name by default.
+        run: name of the run; that of the preset, and of the variant, by default.
         storage: folder or URL that holds runs; $ECGMOE_HOME/runs by default.
+        variant: what ECG-MoE is compared with, made from the configuration: moe, time_moe, self_attn, cross_attn,
+            multi_task_baseline, residual_network, no_<part>, and single_, probe_ or untrained_<backbone>; see MODEL.md.
         config: what the run computes.
     """
 
     data: str | None = None
-    run: str
+    run: str | None = None
     storage: str
+    variant: str = "ecg_moe"
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
 
 
 def main(argv: list[str]) -> None:
     name, preset, rest = take_preset(argv, PRESETS, "tiny")
-    options = parse(Options, rest, DESCRIPTION, Options(run=name, storage=str(home() / "runs"), config=preset))
+    options = parse(Options, rest, DESCRIPTION, Options(storage=str(home() / "runs"), config=preset))
+    config = variant(options.variant, options.config)
     from ecgmoe.workflow import run
 
-    run(options.config, name=options.run, storage=options.storage, data=options.data)
+    own = name if options.variant == "ecg_moe" else f"{name}-{options.variant}"
+    run(config, name=options.run or own, storage=options.storage, data=options.data)
 
 
 if __name__ == "__main__":

@@ -39,9 +39,10 @@ class Concatenation(Mixture):
     def __init__(self, config: ModelConfig, backbones: int, tasks: int) -> None:
         super().__init__()
         self.width = backbones * config.width
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: Sequence[Tensor], tasks: Positions) -> tuple[Tensor, None]:
-        return torch.cat([each.mean(1) for each in tokens], 1)[:, None], None
+        return self.dropout(mean_tokens(tokens))[:, None], None
 
 
 class SparseMixture(Mixture):
@@ -50,14 +51,13 @@ class SparseMixture(Mixture):
     def __init__(self, config: ModelConfig, backbones: int, tasks: int) -> None:
         super().__init__()
         self.width, self.top_k = config.width, config.top_k
-        self.together = Concatenation(config, backbones, tasks)
-        inputs = self.together.width
+        inputs = backbones * config.width
         self.experts = nn.ModuleList(feed_forward(inputs, config.width) for _ in range(config.mixture_experts))
         self.embedding = nn.Parameter(torch.randn(tasks, config.width))
         self.gate = nn.Linear(inputs + config.width, config.mixture_experts)
 
     def forward(self, tokens: Sequence[Tensor], tasks: Positions) -> tuple[Tensor, Tensor]:
-        x = self.together(tokens, tasks)[0]
+        x = mean_tokens(tokens)[:, None]
         e = self.embedding[tasks].to(x.dtype).expand(len(x), -1, -1)
         g = keep_top(self.gate(torch.cat([x.expand(-1, e.shape[1], -1), e], -1)).softmax(-1), self.top_k)
         # Every expert is computed and the weights are masked: ranks that called different ones would wait for each other.
@@ -140,6 +140,11 @@ MIXTURES: dict[str, type[Mixture]] = {
     "self_attn": SelfAttention,
     "cross_attn": CrossAttention,
 }
+
+
+def mean_tokens(tokens: Sequence[Tensor]) -> Tensor:
+    """The mean token of each backbone, side by side: (B, K D)."""
+    return torch.cat([each.mean(1) for each in tokens], 1)
 
 
 def feed_forward(inputs: int, width: int) -> nn.Sequential:

@@ -25,7 +25,7 @@ class TrainingConfig:
         accumulation: micro-steps per optimiser step.
         slots: parallel streams of the epoch plan; fixed, whatever the number of workers, so that the order of records
             does not depend on it. Divides global_batch; num_workers divides it.
-        epochs: passes over the training split.
+        epochs: passes over the training split; 0 keeps the heads as they were initialised.
         optimizer: "adamw" (beta2 0.95) or "sgd" (Nesterov).
         learning_rate: peak of the schedule.
         schedule: after the warm-up, "cosine" decays to zero and "constant" stays at the peak.
@@ -76,7 +76,7 @@ class TrainingConfig:
             f"accumulation {self.accumulation} must divide the {self.global_batch // self.num_workers} records per "
             "worker and step",
         )
-        require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        require(self.epochs >= 0, f"epochs must be at least 0, got {self.epochs}")
         require(self.learning_rate > 0, f"learning_rate must be > 0, got {self.learning_rate}")
         require(0 <= self.warmup < 1, f"warmup must be in [0, 1), got {self.warmup}")
         require(self.weight_decay >= 0, f"weight_decay must be >= 0, got {self.weight_decay}")

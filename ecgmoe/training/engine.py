@@ -50,7 +50,7 @@ def initialise(model: nn.Module, config: TrainingConfig, total_steps: int) -> de
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        lr_scheduler=make_schedule(optimizer, config, total_steps),
+        lr_scheduler=make_schedule(optimizer, config, max(1, total_steps)),
         config=deepspeed_config(config),
         dist_init_required=False,
     )

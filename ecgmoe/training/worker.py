@@ -63,7 +63,10 @@ class Worker:
         torch.manual_seed(self.training.seed * 100_003 + self.rank)
 
     def run(self) -> None:
-        """Train from where the last checkpoint stands to the last epoch, validating and saving after each."""
+        """Train from where the last checkpoint stands to the last epoch, validating and saving after each.
+
+        Without any epoch the untrained model is validated and saved.
+        """
         position = self.resume()
         progress = Progress(self.training, self.total_steps, self.rank, self.tracker, self.load)
         for epoch in range(position.epoch, self.training.epochs):
@@ -85,6 +88,9 @@ class Worker:
             progress.epoch_ends(epoch, position.step, metrics, current, best=current == position.best_score)
             self.save(position, {"score": current})
             progress.goes_on()
+        if not self.training.epochs:
+            untrained = validate(self.engine, self.reader, self.labels, self.tasks, self.training)
+            self.save(position, {"score": score(untrained)})
 
     def plan(self, epoch: int) -> EpochPlan:
         """The order of this epoch, the same on every rank."""

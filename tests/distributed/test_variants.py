@@ -14,7 +14,7 @@ from ecgmoe.config import RunConfig
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.training.config import TrainingConfig
 from ecgmoe.variants import VARIANTS, variant
-from prepared_examples import simulated_and_prepared
+from prepared_examples import embed_here, simulated_and_prepared
 from training_examples import job_of, train_some
 
 pytestmark = pytest.mark.distributed
@@ -35,8 +35,10 @@ LEFT_OUT = {
     "moe": "periodic.",
     "multi_task_baseline": "trunk.",
     "single_dlinear": "backbones.timesnet.",
+    "probe_timesnet": "backbones.",
+    "residual_network": "backbones.dlinear.",
 }
-NAMES = (*VARIANTS, "single_dlinear")
+NAMES = (*VARIANTS, "single_dlinear", "probe_timesnet")
 ATTENTIVE = ("time_moe", "self_attn", "cross_attn")
 
 
@@ -50,7 +52,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         training = replace(BASE.training, zero_stage=stage)
         for name in ATTENTIVE:
             configs[f"{name} at {stage}"] = replace(variant(name, wide), training=training)
-    jobs = [job_of(config, data) for config in configs.values()]
+    jobs = [{**job_of(config, data), "features": embed_here(data, config.cached)} for config in configs.values()]
     return dict(zip(configs, run_distributed(train_some, 2, jobs, 3)[0], strict=True))
 
 
@@ -84,8 +86,22 @@ def test_without_task_conditioning_there_is_one_query(results: dict[str, dict[st
     assert shapes == {"ecg_moe": (5, 16), "no_task_conditioning": (1, 16)}
 
 
+def test_a_probe_takes_the_weights_that_the_backbone_starts_from() -> None:
+    lora = BackboneConfig(name="moment", mode="lora", allow_random=True, lora_rank=4, gradient_checkpointing=True)
+    frozen = BackboneConfig(name="tempo", mode="frozen", allow_random=True)
+    config = replace(BASE, backbones=(lora, frozen, BackboneConfig(name="timesnet", seed=3)))
+    expected = {
+        "moment": BackboneConfig(name="moment", mode="cached", allow_random=True),
+        "tempo": frozen,
+        "timesnet": BackboneConfig(name="timesnet", mode="cached", allow_random=True, seed=3),
+    }
+    for name, backbone in expected.items():
+        assert variant(f"probe_{name}", config).backbones == (backbone,)
+        assert variant(f"untrained_{name}", config).training.epochs == 0
+
+
 def test_an_unknown_variant_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown variant 'no_heart': choose one of ecg_moe, moe, time_moe"):
+    with pytest.raises(ValueError, match=r"unknown variant 'no_heart': choose one of ecg_moe, moe, .*untrained_<backb"):
         variant("no_heart", BASE)
     with pytest.raises(ValueError, match="there is no backbone 'moment' among dlinear, timesnet"):
         variant("single_moment", BASE)
