@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from ecgmoe.model.ecg_moe import ECGMoE
 from ecgmoe.model.folder import model_config, save_model
 from ecgmoe.model.frontend import CHARACTERISTICS
 from ecgmoe.model.statistics import TrainingStatistics
-from ecgmoe.tasks import TASK_NAMES, task_table
+from ecgmoe.tasks import TASK_NAMES, Task, task_table
 
 TASKS = task_table()
 CLASSES = 15
@@ -49,11 +50,11 @@ def statistics() -> TrainingStatistics:
     )
 
 
-def model(seed: int = 0, config: ModelConfig | None = None) -> ECGMoE:
+def model(seed: int = 0, config: ModelConfig | None = None, tasks: Sequence[Task] = TASKS) -> ECGMoE:
     torch.manual_seed(seed)
     return ECGMoE(
         config or ModelConfig(width=16, lora_rank=2, dropout=0.0),
-        tasks=TASKS,
+        tasks=tasks,
         widths={"probe": 6, "stored": 5},
         statistics=statistics(),
         live={"probe": Probe()},

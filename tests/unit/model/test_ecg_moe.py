@@ -53,25 +53,6 @@ def test_padding_beats_get_no_attention() -> None:
     assert attention[0, :, :, 12].min() > 0
 
 
-def test_a_record_does_not_depend_on_its_neighbours() -> None:
-    net, whole = trained_a_little(model()).eval(), batch((6, 13, 9, 20, 3))
-    expected = net(whole)
-    order = torch.tensor([3, 0, 4, 2, 1])
-    shuffled = net(whole._each(lambda tensor: tensor[order]))
-    for name, value in expected.predictions.items():
-        assert torch.allclose(shuffled.predictions[name], value[order], rtol=1e-5, atol=1e-6)
-    alone = net(whole.rows(0, 1))
-    for name, value in expected.predictions.items():
-        assert torch.allclose(alone.predictions[name], value[:1], rtol=1e-5, atol=1e-6)
-
-
-def test_more_padding_changes_nothing() -> None:
-    net, whole = trained_a_little(model()).eval(), batch()
-    expected = net(whole)
-    whole.r_peaks = torch.nn.functional.pad(whole.r_peaks, (0, 9), value=-1)
-    close(net(whole), expected)
-
-
 def loss_of(net: ECGMoE, whole: ECGBatch) -> torch.Tensor:
     output = net(whole)
     losses = task_losses(output, whole, TASKS, statistics(), {task.name: float(len(whole)) for task in TASKS})

@@ -29,19 +29,6 @@ def net(name: str, **changes: Any) -> ECGMoE:
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_a_record_and_a_task_predict_alone_as_among_others(name: str) -> None:
-    model, whole = net(name), batch((6, 13, 9, 20))
-    expected = model(whole).predictions
-    order = torch.tensor([3, 0, 2, 1])
-    shuffled = model(whole._each(lambda tensor: tensor[order])).predictions
-    for task, value in expected.items():
-        assert torch.allclose(shuffled[task], value[order], rtol=1e-5, atol=1e-6), task
-        alone = model(whole.rows(0, 1), only=[task]).predictions
-        assert set(alone) == {task}
-        assert torch.allclose(alone[task], value[:1], rtol=1e-5, atol=1e-6), task
-
-
-@pytest.mark.parametrize("name", MIXTURES)
 def test_beats_do_not_reach_it(name: str) -> None:
     model, whole = net(name), batch()
     expected = model(whole).predictions
