@@ -8,6 +8,8 @@ from typing import Literal
 from ecgmoe.config_tools import require
 
 Precision = Literal["fp32", "bf16"]
+EngineName = Literal["deepspeed", "ddp"]
+Offload = Literal["none", "optimizer", "parameters"]
 OptimizerName = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "constant"]
 
@@ -19,7 +21,11 @@ class TrainingConfig:
     Attributes:
         num_workers: W, data-parallel Ray Train workers (ranks).
         use_gpu: one GPU per worker; without it each worker has one CPU and gloo.
+        engine: "deepspeed", or "ddp", torch's own DistributedDataParallel, which shards nothing: the baseline.
         zero_stage: DeepSpeed ZeRO stage 0, 1, 2 or 3.
+        offload: keep in the machine's memory what the stage shards: "optimizer" (its state, from stage 1) or "parameters"
+            (the weights too, stage 3).
+        bucket_mb: size of the buffers in which gradients and weights travel.
         precision: of the forward and backward pass; the optimiser works in fp32.
         global_batch: records per optimiser step over all workers.
         accumulation: micro-steps per optimiser step.
@@ -43,7 +49,10 @@ class TrainingConfig:
 
     num_workers: int = 2
     use_gpu: bool = False
+    engine: EngineName = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 1
+    offload: Offload = "none"
+    bucket_mb: float = 200.0
     precision: Precision = "fp32"
     global_batch: int = 32
     accumulation: int = 1
@@ -66,6 +75,16 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         require(self.num_workers >= 1, f"num_workers must be at least 1, got {self.num_workers}")
         require(self.zero_stage in (0, 1, 2, 3), f"zero_stage must be 0, 1, 2 or 3, got {self.zero_stage}")
+        require(
+            self.engine == "deepspeed" or (self.zero_stage == 0 and self.offload == "none"),
+            f"engine 'ddp' shards and offloads nothing: set zero_stage to 0 (is {self.zero_stage}) and offload to 'none'",
+        )
+        least = {"none": 0, "optimizer": 1, "parameters": 3}[self.offload]
+        require(
+            self.zero_stage >= least,
+            f"offload {self.offload!r} needs zero_stage {least} or more, got {self.zero_stage}",
+        )
+        require(self.bucket_mb > 0, f"bucket_mb must be > 0, got {self.bucket_mb}")
         require(self.slots % self.num_workers == 0, f"num_workers {self.num_workers} must divide slots {self.slots}")
         require(
             self.global_batch >= 1 and self.global_batch % self.slots == 0,

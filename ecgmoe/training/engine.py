@@ -12,23 +12,29 @@ from torch import Tensor, nn
 
 from ecgmoe.backbones.base import Backbone
 from ecgmoe.training.config import TrainingConfig
+from ecgmoe.training.ddp import DDPEngine
 from ecgmoe.training.optimizer import make_optimizer, make_schedule
 
-BUCKET_ELEMENTS = 50_000_000
+FP32_BYTES = 4
 
 
 def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
     """DeepSpeed's own configuration for this run."""
+    bucket = int(config.bucket_mb * 1e6 / FP32_BYTES)
     zero: dict[str, Any] = {
         "stage": config.zero_stage,
         # Overlap needs streams, which a CPU has not.
         "overlap_comm": config.use_gpu,
         "contiguous_gradients": True,
-        "reduce_bucket_size": BUCKET_ELEMENTS,
-        "allgather_bucket_size": BUCKET_ELEMENTS,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
     }
     if config.zero_stage == 3:
-        zero |= {"stage3_param_persistence_threshold": 10_000, "stage3_prefetch_bucket_size": BUCKET_ELEMENTS}
+        zero |= {"stage3_param_persistence_threshold": 10_000, "stage3_prefetch_bucket_size": bucket}
+    if config.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.use_gpu}
+    if config.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": config.use_gpu}
     return {
         "train_micro_batch_size_per_gpu": config.global_batch // config.num_workers // config.accumulation,
         "gradient_accumulation_steps": config.accumulation,
@@ -40,8 +46,13 @@ def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def initialise(model: nn.Module, config: TrainingConfig, total_steps: int) -> deepspeed.DeepSpeedEngine:
-    """Wrap the model with optimiser and schedule, ZeRO at the configured stage. The process group must exist."""
+def initialise(model: nn.Module, config: TrainingConfig, total_steps: int) -> Any:
+    """A DeepSpeedEngine or a `DDPEngine` around the model, with optimiser and schedule. The process group must exist."""
+    if config.engine == "ddp":
+        device = torch.device("cuda", torch.cuda.current_device()) if config.use_gpu else torch.device("cpu")
+        optimizer = make_optimizer(model.to(device).parameters(), config)
+        schedule = make_schedule(optimizer, config, max(1, total_steps))
+        return DDPEngine(model, optimizer, schedule, config)
     if config.zero_stage == 3:
         kinds = {kind for module in model.modules() if isinstance(module, Backbone) for kind in module.called_by_data}
         if kinds:
