@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import fsspec
 
@@ -35,6 +36,22 @@ class UsableRecord:
     def few_beats(self) -> bool:
         """Fewer than three R peaks: its RR interval rests on one interval or on none."""
         return len(self.r_peaks) < MIN_BEATS
+
+
+def find_record(source: str) -> str | None:
+    """A recording on the local disk, as `read_record` takes it.
+
+    Args:
+        source: path of a WFDB record with or without its extension, or of a MATLAB file.
+
+    Returns:
+        The path, of a WFDB record without extension; None where there is no such recording.
+    """
+    path = Path(source)
+    record = str(path.with_suffix("")) if path.suffix in (".hea", ".dat", ".mat") else source
+    if Path(f"{record}.hea").is_file():
+        return record
+    return source if path.suffix == ".mat" and path.is_file() else None
 
 
 def read_record(path: str, options: ReaderOptions) -> Signal:

@@ -11,7 +11,7 @@ import torch
 
 from ecgmoe.datasets.index import build_index
 from ecgmoe.ecg.quality_policy import QualityPolicy
-from ecgmoe.ecg.read import read_usable
+from ecgmoe.ecg.read import find_record, read_usable
 from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import N_LEADS, N_SAMPLES, RecordFault
 from ecgmoe.evaluation.predictions import prediction_columns
@@ -89,11 +89,9 @@ def predict_files(
     """
     check_model(model)
     none: tuple[tuple[str, str], ...] = ()
-    path = Path(source)
-    header = path.with_suffix(".hea") if path.suffix in (".hea", ".dat", ".mat") else Path(f"{source}.hea")
-    alone = path.suffix == ".mat" and not header.is_file()
-    if "://" not in source and not path.is_dir() and (header.is_file() or (alone and path.is_file())):
-        root, paths, excluded = str(header.parent), [path.name if alone else header.stem], none
+    alone = None if "://" in source or Path(source).is_dir() else find_record(source)
+    if alone is not None:
+        root, paths, excluded = str(Path(alone).parent), [Path(alone).name], none
     else:
         index = build_index("wfdb", source)
         root, paths, excluded = source, index.table["path"].to_pylist(), index.excluded
