@@ -109,7 +109,8 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
     remarks = notes(config, prepared.manifest, metrics, store.read_json("model/config.json")["backbones"])
     report = "report" if split == "test" else f"report-{split}"
     routing = routing_summary(predictions, config.model.expert_names)
-    pictures = heat_maps(routing, title if not remarks else f"{title}\n{remarks[0]}") if routing else {}
+    # A picture is passed on without its report: it carries the report's remarks.
+    pictures = heat_maps(routing, "\n".join([title, *remarks])) if routing else {}
     for file_name, picture in pictures.items():
         with store.writing(f"{report}/{file_name}") as file:
             file.write(picture)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgmoe.evaluation.columns import label_column, routing_column
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 Load = npt.NDArray[np.floating]
 
@@ -86,23 +91,32 @@ def heat_maps(summary: Mapping[str, Any], title: str) -> dict[str, bytes]:
     return pictures
 
 
+def draw_gates(
+    axes: Axes, rows: Mapping[str, Mapping[str, float]], experts: Sequence[str], fontsize: float = 9
+) -> AxesImage:
+    """Draw weights of experts (columns) by name of a row, each with its number; returns what a colour bar needs."""
+    values = np.array([[row[expert] for expert in experts] for row in rows.values()])
+    image = axes.imshow(values, cmap="Blues", vmin=0, aspect="auto")
+    for row, column in np.ndindex(*values.shape):
+        colour = "white" if values[row, column] > 0.6 * values.max() else "black"
+        text = f"{values[row, column]:.2f}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=fontsize + 1)
+    names = [name.replace("_", " ", 1).replace("_", "-") for name in experts]
+    axes.set_xticks(range(len(experts)), names, fontsize=fontsize)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=fontsize)
+    return image
+
+
 def _heat_map(rows: Mapping[str, Mapping[str, float]], experts: Sequence[str], title: str) -> bytes:
     from matplotlib.figure import Figure
 
-    values = np.array([[row[expert] for expert in experts] for row in rows.values()])
     # Room for the longest row name beside one inch for each expert's.
     width = 1.4 + 0.08 * max(len(name) for name in rows) + 1.1 * len(experts)
-    figure = Figure(figsize=(width, 1.6 + 0.36 * len(rows)), layout="constrained")
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, round(11 * width))]
+    figure = Figure(figsize=(width, 1.3 + 0.16 * len(lines) + 0.36 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(values, cmap="Blues", vmin=0, aspect="auto")
-    for row, column in np.ndindex(*values.shape):
-        dark = values[row, column] > 0.6 * values.max()
-        axes.text(
-            column, row, f"{values[row, column]:.2f}", ha="center", va="center", color="white" if dark else "black"
-        )
-    axes.set_xticks(range(len(experts)), [name.replace("_", " ", 1).replace("_", "-") for name in experts], fontsize=9)
-    axes.set_yticks(range(len(rows)), list(rows), fontsize=9)
-    axes.set_title(title, fontsize=9, loc="left")
+    image = draw_gates(axes, rows, experts)
+    axes.set_title("\n".join(lines), fontsize=9, loc="left", parse_math=False)
     figure.colorbar(image, ax=axes, label="mean weight")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})

@@ -60,5 +60,16 @@ def test_pictures_are_png_and_the_same_every_time() -> None:
     assert all(picture.startswith(b"\x89PNG") for picture in first.values())
 
 
+def test_a_long_title_gets_lines_of_its_own() -> None:
+    summary = routing_summary(predictions(), EXPERTS)
+    assert summary is not None
+    # Width and height stand big-endian after the signature and the name of the first chunk.
+    short, long = (
+        heat_maps(summary, title)["routing_by_task.png"][16:24] for title in ("a run", "a run\n" + "word " * 60)
+    )
+    assert long[:4] == short[:4]
+    assert int.from_bytes(long[4:]) > int.from_bytes(short[4:])
+
+
 def test_without_gates_there_is_no_summary() -> None:
     assert routing_summary(pa.table({"rr_ms": [800.0]}), EXPERTS) is None
