@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from ecgmoe.ecg.record import DURATION_S, LEADS, MISSING, SAMPLING_RATE_HZ, UV_PER_MV, Signal
 
@@ -25,6 +26,9 @@ MARGIN_MM = 5
 _GRID = ((1, "#f6d5d5", 0.3), (5, "#e8a5a5", 0.5))
 """Millimetres between the lines, their colour and width."""
 _CALIBRATION_MM = 8
+_START_MM = MARGIN_MM + _CALIBRATION_MM
+WIDTH_MM = _START_MM + DURATION_S * MM_PER_S + MARGIN_MM
+HEIGHT_MM = len(ROWS) * ROW_MM + 2 * MARGIN_MM
 
 
 def draw_ecg(axes: Axes, signal: Signal, r_peaks: Sequence[int] = (), title: str = "") -> None:
@@ -36,11 +40,10 @@ def draw_ecg(axes: Axes, signal: Signal, r_peaks: Sequence[int] = (), title: str
         r_peaks: samples; marked under the rhythm strip.
         title: above the paper.
     """
-    width, height = _CALIBRATION_MM + DURATION_S * MM_PER_S + 2 * MARGIN_MM, len(ROWS) * ROW_MM + 2 * MARGIN_MM
+    width, height = WIDTH_MM, HEIGHT_MM
     for step, colour, line in _GRID:
         axes.vlines(np.arange(0, width + 1, step), 0, height, colors=colour, linewidths=line, zorder=0)
         axes.hlines(np.arange(0, height + 1, step), 0, width, colors=colour, linewidths=line, zorder=0)
-    start = MARGIN_MM + _CALIBRATION_MM
     for row, leads in enumerate(ROWS):
         baseline = height - MARGIN_MM - (row + 0.5) * ROW_MM
         # The calibration pulse: 1 mV for 200 ms.
@@ -52,15 +55,36 @@ def draw_ecg(axes: Axes, signal: Signal, r_peaks: Sequence[int] = (), title: str
             microvolt[microvolt == MISSING] = np.nan
             # Around its own median, so that a drifting baseline stays in its row.
             level = np.nanmedian(microvolt) if np.isfinite(microvolt).any() else 0.0
-            x = start + samples / SAMPLING_RATE_HZ * MM_PER_S
+            x = across_mm(samples / SAMPLING_RATE_HZ)
             y = baseline + (microvolt[samples] - level) / UV_PER_MV * MM_PER_MV
             # A spike of many millivolt would cross the other rows.
             axes.plot(x, y.clip(baseline - ROW_MM, baseline + ROW_MM), color="black", linewidth=0.6)
-            axes.text(x[0] + 1, baseline + 0.36 * ROW_MM, lead, fontsize=7, weight="bold")
-    marks = start + np.asarray(r_peaks, dtype=np.float64) / SAMPLING_RATE_HZ * MM_PER_S
+            name = lead if np.isfinite(microvolt[samples]).any() else f"{lead} (missing)"
+            axes.text(x[0] + 1, baseline + 0.36 * ROW_MM, name, fontsize=7, weight="bold")
+    marks = across_mm(np.asarray(r_peaks, dtype=np.float64) / SAMPLING_RATE_HZ)
     axes.plot(marks, np.full(len(marks), MARGIN_MM + 1.0), linestyle="none", marker="^", markersize=3, color="#1f6fb2")
     axes.set(xlim=(0, width), ylim=(0, height), aspect="equal", xticks=[], yticks=[])
     axes.set_title(title, fontsize=8, loc="left")
+
+
+def across_mm(seconds: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Where moments of the record lie on the paper, in mm from its left edge; the same in every row."""
+    return _START_MM + seconds * MM_PER_S
+
+
+def shade_rhythm_strip(axes: Axes, windows_s: npt.NDArray[np.floating], colours: Sequence[tuple[float, ...]]) -> None:
+    """Shade windows of time behind the rhythm strip of `draw_ecg`, below the lines of its paper.
+
+    Args:
+        axes: that `draw_ecg` drew in.
+        windows_s: (N, 2) beginning and end in s; what lies beyond the record is not drawn.
+        colours: (N,), each as red, green, blue and opacity in 0..1.
+    """
+    left, right = across_mm(windows_s.clip(0, DURATION_S)).T
+    bars = axes.bar(left, ROW_MM, right - left, MARGIN_MM, align="edge", color=list(colours), zorder=-1)
+    for each in bars:
+        # So that beats that touch stay two.
+        each.set(edgecolor="white", linewidth=0.8)
 
 
 def ecg_png(signal: Signal, r_peaks: Sequence[int] = (), title: str = "") -> bytes:

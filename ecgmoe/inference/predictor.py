@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ecgmoe.model.batch import ECGBatch
+from ecgmoe.model.ecg_moe import Output
 from ecgmoe.model.folder import CONFIG, WEIGHTS, ModelFolderError, load_model
 from ecgmoe.pipeline.store import Store
 
@@ -57,13 +58,22 @@ class Predictor:
         return self.with_routing(batch)[0]
 
     @torch.inference_mode()
+    def output(self, batch: ECGBatch) -> Output:
+        """What one pass gives, with all of its routing, on the predictor's device."""
+        return self.model(batch.to(self.device))
+
+    @torch.inference_mode()
     def with_routing(
         self, batch: ECGBatch
     ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, npt.NDArray[np.float32]]]:
         """Predictions, and by task the gate over the experts (B, E); no gates where the model has no experts."""
-        output = self.model(batch.to(self.device))
-        values = {name: value.cpu().numpy() for name, value in self.model.in_units(output.predictions).items()}
+        output = self.output(batch)
+        values = self.in_units(output)
         if output.routing.experts is None:
             return values, {}
         gates = output.routing.experts.float().expand(-1, len(self.tasks), -1).cpu().numpy()
         return values, {task.name: gates[:, p] for p, task in enumerate(self.tasks)}
+
+    def in_units(self, output: Output) -> dict[str, npt.NDArray[np.float32]]:
+        """Predictions of a pass, by task as `__call__` gives them."""
+        return {name: value.cpu().numpy() for name, value in self.model.in_units(output.predictions).items()}

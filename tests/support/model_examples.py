@@ -90,13 +90,13 @@ def batch(beats: tuple[int, ...] = (10, 14, 8, 11), seed: int = 0) -> ECGBatch:
     )
 
 
-def saved_model(folder: Path, seed: int = 0) -> ECGMoE:
+def saved_model(folder: Path, seed: int = 0, config: ModelConfig | None = None) -> ECGMoE:
     """A small model of a live and a cached backbone with random weights, written to `folder`."""
     backbones = {
         "dlinear": registry.build(BackboneConfig(name="dlinear", size="tiny", seed=seed)),
         "timesnet": registry.build(BackboneConfig(name="timesnet", size="tiny", seed=seed)),
     }
-    config = ModelConfig(width=16)
+    config = config or ModelConfig(width=16)
     torch.manual_seed(seed)
     net = ECGMoE(
         config,
