@@ -83,8 +83,8 @@ def shade_rhythm_strip(axes: Axes, windows_s: npt.NDArray[np.floating], colours:
     left, right = across_mm(windows_s.clip(0, DURATION_S)).T
     bars = axes.bar(left, ROW_MM, right - left, MARGIN_MM, align="edge", color=list(colours), zorder=-1)
     for each in bars:
-        # So that beats that touch stay two.
-        each.set(edgecolor="white", linewidth=0.8)
+        # So that windows that touch stay two, and one without weight is seen.
+        each.set(edgecolor="#5b83ab", linewidth=0.7)
 
 
 def ecg_png(signal: Signal, r_peaks: Sequence[int] = (), title: str = "") -> bytes:

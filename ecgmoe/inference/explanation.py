@@ -65,9 +65,14 @@ def _in_words(task: Task, value: Floats) -> list[str]:
     if task.kind == "regression":
         return [f"{value:.0f} {task.unit}"]
     if task.kind == "binary":
-        return [f"probability of {task.classes[1]} {value:.2f}"]
+        return [f"probability of {task.classes[1]} {_probability(float(value))}"]
     best = np.argsort(-value, kind="stable")[:LIKELIEST]
-    return [f"{task.classes[index]} {value[index]:.2f}" for index in best]
+    return [f"{task.classes[index]} {_probability(value[index])}" for index in best]
+
+
+def _probability(value: float) -> str:
+    """Two digits, but none that look like certainty."""
+    return "> 0.99" if value > 0.99 else "< 0.01" if value < 0.01 else f"{value:.2f}"
 
 
 def explain(predictor: Predictor, record: UsableRecord) -> Explanation:

@@ -207,3 +207,12 @@ def test_the_job_draws_and_prints_or_says_what_is_wrong(folder: Path, tmp_path: 
     refused = job("explain", *arguments, str(folder / "absent"), expect=2)
     assert refused.startswith("error: there is no recording")
     assert len(refused.splitlines()) == 1
+
+
+def test_no_probability_is_told_as_certainty(predictor: Predictor) -> None:
+    explanation = explain(predictor, record())
+    explanation.predictions["sex"] = np.array(0.9997)
+    explanation.predictions["potassium"] = np.array(0.0003)
+    lines = dict(explanation.lines())
+    assert lines["sex"] == "probability of female > 0.99"
+    assert lines["potassium"] == "probability of abnormal < 0.01"
