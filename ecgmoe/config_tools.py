@@ -24,6 +24,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
     """The configuration that `to_dict` wrote, with every value checked again.
 
+    An option that is younger than the file has its default, which is what was done before there was one.
+
     Raises:
         ValueError: a value has the wrong type, or an option is unknown or out of range.
     """
@@ -31,9 +33,19 @@ def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
 
     config = TypeAdapter(kind).validate_python(values)
     # pydantic passes over keys it does not know, but an option that would be ignored is an error.
-    lost = differing_keys(values, to_dict(config))
+    read = to_dict(config)
+    lost = differing_keys(values, _as_far_as(read, values))
     require(not lost, f"options that this version does not read alike: {'; '.join(lost)}")
     return config
+
+
+def _as_far_as(read: Any, values: Any) -> Any:
+    """What was read, with those keys alone that the file has."""
+    if isinstance(read, Mapping) and isinstance(values, Mapping):
+        return {key: _as_far_as(read[key], value) for key, value in values.items() if key in read}
+    if isinstance(read, list) and isinstance(values, list) and len(read) == len(values):
+        return [_as_far_as(*pair) for pair in zip(read, values, strict=True)]
+    return read
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

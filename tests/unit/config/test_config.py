@@ -43,6 +43,13 @@ def test_an_unknown_key_is_refused() -> None:
         from_dict(RunConfig, values)
 
 
+def test_a_younger_option_has_its_default() -> None:
+    config = PRESETS["tiny"]()
+    values = to_dict(config)
+    del values["training"]["epsilon"], values["backbones"][2]["feature_type"]
+    assert from_dict(RunConfig, values) == config
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -81,6 +88,9 @@ def test_an_unknown_key_is_refused() -> None:
             ),
             "without a gate over experts that could learn it",
         ),
+        (lambda: TrainingConfig(engine="ddp"), "set zero_stage to 0"),
+        (lambda: TrainingConfig(offload="parameters"), "needs zero_stage 3 or more, got 1"),
+        (lambda: TrainingConfig(bucket_mb=0), "bucket_mb must be > 0"),
         (lambda: TrainingConfig(momentum=1.0), r"momentum must be in \[0, 1\)"),
     ],
 )
