@@ -132,6 +132,8 @@ def notes(
     lines = []
     if manifest["dataset"] == "simulated":
         lines.append("SIMULATED DATA: these figures say nothing about real patients.")
+    if not config.training.epochs:
+        lines.append("Nothing was trained: the heads are as they were initialised, and these figures are chance.")
     if config.random_backbones:
         lines.append(f"Random-initialised backbones: {', '.join(config.random_backbones)}.")
     for each in backbones:

@@ -8,6 +8,7 @@ import pytest
 
 from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.config import RunConfig
+from ecgmoe.training.config import TrainingConfig
 from ecgmoe.workflow import notes
 
 SAW_MIMIC = {
@@ -30,6 +31,12 @@ def test_random_weights_and_simulated_data_are_called_that() -> None:
         "Random-initialised backbones: ecgfm.",
         "rr: target derived from the input; its figures are no claim.",
     ]
+
+
+def test_an_untrained_head_is_called_that() -> None:
+    config = RunConfig(backbones=(BackboneConfig(name="ecgfm"),), training=TrainingConfig(epochs=0))
+    line, _ = notes(config, {"dataset": "ptbxl"}, {"tasks": {}}, [])
+    assert line == "Nothing was trained: the heads are as they were initialised, and these figures are chance."
 
 
 @pytest.mark.parametrize("dataset", ["mimic-iv-ecg", "ptbxl"])
