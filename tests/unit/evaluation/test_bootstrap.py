@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics as sk
 
 from ecgmoe.evaluation import bootstrap
-from ecgmoe.evaluation.bootstrap import WEIGHTED, patient_intervals, patient_weights
+from ecgmoe.evaluation.bootstrap import WEIGHTED, paired_intervals, patient_intervals, patient_weights
 from ecgmoe.evaluation.metrics import MEASURES
 from ecgmoe.tasks import Kind
 
@@ -122,6 +122,37 @@ def test_intervals_widen_when_patients_repeat() -> None:
     assert (by_patient[1] - by_patient[0]) > 2 * (by_record[1] - by_record[0])
     once = patient_intervals("regression", truth, predicted, np.arange(30), seed=0)["mae_ci"]
     assert by_patient == pytest.approx(once, abs=ROUNDING)
+
+
+@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+def test_a_paired_interval_is_that_of_the_difference_on_the_same_resamples(kind: Kind) -> None:
+    (truth, first), (_, second) = problem(kind, 120, seed=1), problem(kind, 120, seed=2)
+    patient = np.arange(120) // 3
+    found = paired_intervals(kind, truth, first, second, patient, seed=6, resamples=200)
+    weights = np.concatenate(list(patient_weights(patient, 200, seed=6)))
+    one, other = (WEIGHTED[kind](truth, predicted, weights) for predicted in (first, second))
+    assert set(found) == {f"{name}_difference_ci" for name in one}
+    for name in one:
+        expected = np.nanpercentile(one[name] - other[name], [2.5, 97.5])
+        assert found[f"{name}_difference_ci"] == pytest.approx(expected.tolist(), abs=ROUNDING)
+    swapped = paired_intervals(kind, truth, second, first, patient, seed=6, resamples=200)
+    low, high = found[f"{name}_difference_ci"] or (math.nan, math.nan)
+    assert swapped[f"{name}_difference_ci"] == pytest.approx([-high, -low], abs=ROUNDING)
+
+
+def test_what_is_hard_for_both_cancels_in_the_difference() -> None:
+    truth, predicted = problem("regression", 300, seed=1)
+    patient = np.arange(300)
+    slightly_worse = truth + (predicted - truth) * 1.05
+    same = paired_intervals("regression", truth, predicted, predicted, patient, seed=0)
+    assert same["mae_difference_ci"] == [0.0, 0.0]
+    difference = paired_intervals("regression", truth, predicted, slightly_worse, patient, seed=0)["mae_difference_ci"]
+    alone = patient_intervals("regression", truth, predicted, patient, seed=0)["mae_ci"]
+    assert difference is not None
+    assert alone is not None
+    assert difference[1] < 0
+    # The errors differ by a twentieth everywhere, and so do the widths.
+    assert (difference[1] - difference[0]) == pytest.approx(0.05 * (alone[1] - alone[0]), rel=1e-6)
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
