@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import pyarrow as pa
 
 from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.datasets.index import build_index
@@ -13,6 +15,7 @@ from ecgmoe.pipeline.config import DatasetName, PrepareConfig
 from ecgmoe.pipeline.embed_shard import EmbedShard
 from ecgmoe.pipeline.prepare import finish, refuse_other_plan, shard_plan
 from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.ray_data import Step
 from ecgmoe.pipeline.record_shard import PrepareShard
 from ecgmoe.pipeline.store import Store, digest_of
 
@@ -51,3 +54,11 @@ def embed_here(
         write(shard)
     embed.finish(store, manifests)
     return {backbone.name: key for key, backbone in keyed}
+
+
+def map_here(stage: str, shards: Sequence[pa.Table], *steps: Step) -> Iterator[pa.Table]:
+    """What `map_shards` does with callable steps, in this process and, as Ray may, not in the order of the shards."""
+    for shard in reversed(shards):
+        for transform, _ in steps:
+            shard = transform(shard)
+        yield shard
