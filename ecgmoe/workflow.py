@@ -12,6 +12,7 @@ from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.evaluation.constant import Constants
+from ecgmoe.evaluation.linear import linear_beside
 from ecgmoe.evaluation.metrics import evaluate
 from ecgmoe.evaluation.report import report_files, text_table
 from ecgmoe.evaluation.routing import heat_maps, routing_summary
@@ -76,6 +77,8 @@ def run(config: RunConfig, *, name: str, storage: str, data: str | None = None) 
 def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str = "test") -> dict[str, Any]:
     """Predict a split with a finished run's model, and write predictions/<split>.parquet and a report.
 
+    The baselines beside the model are fitted on the training split of the data that the run was trained on.
+
     Args:
         name: of the run.
         storage: folder or URL that holds runs.
@@ -102,7 +105,8 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
     predictions = predict_split(store.path("model"), prepared.store.root, split)
     labels = trained_on.labels()
     constants = Constants.fit(labels.filter(pc.equal(labels["split"], "train")), config.task_table())
-    metrics = evaluate(predictions, constants, config.task_table())
+    linear, about = linear_beside(trained_on, prepared, predictions["study_id"].to_numpy(), config.task_table())
+    metrics = {**evaluate(predictions, constants, config.task_table(), linear=linear), "linear": about}
     with store.writing(f"predictions/{split}.parquet") as file:
         pq.write_table(predictions, file, compression="zstd")
     title = f"{name}: {split} split of {prepared.manifest['dataset']}, {len(predictions):,} records"

@@ -1,4 +1,4 @@
-"""Evaluate a finished run on a split: a table of its tasks with the constant predictor beside the model."""
+"""Evaluate a finished run on a split: a table of its tasks with a constant and a linear baseline beside the model."""
 
 from __future__ import annotations
 

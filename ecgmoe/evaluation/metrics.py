@@ -1,4 +1,4 @@
-"""Metrics of the five tasks from a predictions file, with the constant predictor beside them.
+"""Metrics of the five tasks from a predictions file, with the constant and the linear baseline beside them.
 
 Macro-F1 is the mean over the classes that occur among the labels of the split: a class that nobody has could only be
 scored 0, which says more about the split than about the model. The constant is measured alike. The score, 0 for the
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sklearn import metrics as sk
 
-from ecgmoe.evaluation.bootstrap import patient_intervals
+from ecgmoe.evaluation.bootstrap import paired_intervals, patient_intervals
 from ecgmoe.evaluation.columns import (
     ARRHYTHMIA_PROBABILITIES,
     DECISION_THRESHOLD,
@@ -34,7 +34,13 @@ Metrics = dict[str, float | None]
 
 
 def evaluate(
-    predictions: pa.Table, constants: Constants, tasks: Sequence[Task], *, intervals: bool = True, seed: int = 0
+    predictions: pa.Table,
+    constants: Constants,
+    tasks: Sequence[Task],
+    *,
+    linear: Mapping[str, Values] | None = None,
+    intervals: bool = True,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Metrics of every task that has labels.
 
@@ -42,31 +48,41 @@ def evaluate(
         predictions: as `evaluation.predictions.prediction_table` makes it.
         constants: fitted on the training split.
         tasks: those of the model.
+        linear: predictions of the linear baseline by task, for every row of `predictions`; None shows none of it.
         intervals: add 95 % patient-level bootstrap intervals ("<metric>_ci": [low, high]).
         seed: of the bootstrap.
 
     Returns:
-        {"tasks": {task: {"n", metrics..., "constant": {metrics...}}}}; a metric that is not defined (AUROC of one class
-        only) is None, and a task without labels is absent.
+        {"tasks": {task: {"n", metrics..., "constant": {metrics...}, "linear": {metrics..., differences...}}}}; a metric
+        that is not defined (AUROC of one class only) is None, so is "linear" where that baseline could not be fitted,
+        and a task without labels is absent.
 
     Raises:
         ValueError: a prediction is missing or not finite.
     """
     result: dict[str, Any] = {}
     for task in tasks:
-        labels = predictions[label_column(task.name)]
-        known = predictions.filter(pc.is_valid(labels))
+        labelled = pc.is_valid(predictions[label_column(task.name)])
+        known = predictions.filter(labelled)
         if not len(known) or (task.name not in constants.median and task.name not in constants.prior):
             continue
         truth, predicted, constant = _arrays(task, known, constants)
         measure = MEASURES[task.kind]
         entry: dict[str, Any] = {"n": len(known), **measure(truth, predicted)}
+        patient = known["patient_id"].to_numpy()
         if intervals:
-            entry |= patient_intervals(task.kind, truth, predicted, known["patient_id"].to_numpy(), seed=seed)
+            entry |= patient_intervals(task.kind, truth, predicted, patient, seed=seed)
         entry["constant"] = measure(truth, constant)
         if task.kind == "binary":
             # The best constant for the F1 of class 1 says 1 every time, even where 0 is the commoner class.
             entry["constant"]["f1_binary"] = measure(truth, np.ones(len(truth)))["f1_binary"]
+        if linear is not None:
+            entry["linear"] = None
+            if task.name in linear:
+                other = linear[task.name][labelled.to_numpy()]
+                entry["linear"] = _compared(measure, truth, predicted, other)
+                if intervals:
+                    entry["linear"] |= paired_intervals(task.kind, truth, predicted, other, patient, seed=seed)
         if task.name == "rr":
             entry |= _rr_context(known, truth)
         result[task.name] = entry
@@ -89,6 +105,16 @@ def _arrays(task: Task, known: pa.Table, constants: Constants) -> tuple[Values, 
     _require_finite(task, predicted)
     constant = constants.median[task.name] if task.kind == "regression" else constants.prior[task.name][1]
     return truth, predicted, np.full(len(known), constant)
+
+
+def _compared(measure: Callable[[Values, Values], Metrics], truth: Values, predicted: Values, other: Values) -> Metrics:
+    """Metrics of another predictor, and "<metric>_difference": the model's minus that."""
+    model, values = measure(truth, predicted), measure(truth, other)
+    pairs = {name: (model[name], value) for name, value in values.items()}
+    differences = {
+        f"{name}_difference": None if one is None or two is None else one - two for name, (one, two) in pairs.items()
+    }
+    return values | differences
 
 
 def _require_finite(task: Task, predicted: Values) -> None:

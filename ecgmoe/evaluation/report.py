@@ -1,4 +1,4 @@
-"""The table of the tasks with the constant predictor beside the model, for a terminal and for files."""
+"""The table of the tasks with both baselines beside the model, for a terminal and for files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ecgmoe.tasks import TASK_NAMES, task_table
 HIGHER = {"auroc", "auprc", "f1_macro", "f1_binary", "accuracy"}
 SHOWN = ("mae", "auroc", "auprc", "f1_macro", "f1_binary", "accuracy", "log_loss")
 UNITS = {task.name: task.unit for task in task_table()}
-HEADER = ("task", "n", "metric", "better", "model", "95 % interval", "constant", "remark")
+HEADER = ("task", "n", "metric", "better", "model", "95 % interval", "constant", "linear", "remark")
 CSV_HEADER = ("task", "metric", "unit", "better", "predictor", "n", "value", "ci_low", "ci_high")
 RESEARCH_ONLY = "Research use only: never a diagnosis."
 
@@ -32,12 +32,12 @@ def rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
         interval = values.get(f"{metric}_ci")
         start = (task, str(values["n"]), _with_unit(metric, task), _better(metric))
         shown = f"{_number(interval[0])} .. {_number(interval[1])}" if interval else ""
-        constant = _number(values["constant"].get(metric))
-        table.append((*start, _number(values[metric]), shown, constant, values.get("note", "")))
+        others = (_number((values.get(name) or {}).get(metric)) for name in ("constant", "linear"))
+        table.append((*start, _number(values[metric]), shown, *others, values.get("note", "")))
         baseline = values.get("median_detected_rr", {})
         if metric in baseline:
-            remark = f"median of the detected RR: {_number(baseline[metric])}"
-            table.append((task, str(baseline["n"]), *start[2:], "", "", "", remark))
+            remark = f"detector's median: {_number(baseline[metric])}"
+            table.append((task, str(baseline["n"]), *start[2:], "", "", "", "", remark))
     return table
 
 
@@ -48,11 +48,28 @@ def csv_rows(metrics: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         start = (task, metric, UNITS[task] if metric == "mae" else "", _better(metric))
         low, high = values.get(f"{metric}_ci") or (None, None)
         table.append((*start, "model", values["n"], values[metric], low, high))
-        for predictor in ("constant", "median_detected_rr"):
-            other = values.get(predictor, {})
+        for predictor in ("constant", "linear", "median_detected_rr"):
+            other = values.get(predictor) or {}
             if metric in other:
                 table.append((*start, predictor, other.get("n", values["n"]), other[metric], None, None))
+        linear = values.get("linear") or {}
+        if (name := f"{metric}_difference") in linear:
+            low, high = linear.get(f"{name}_ci") or (None, None)
+            table.append((*start, "model - linear", values["n"], linear[name], low, high))
     return table
+
+
+def footnotes(metrics: Mapping[str, Any]) -> list[str]:
+    """What stands below the table: what the linear baseline is, and why a task of the table has none."""
+    if "linear" not in metrics:
+        return []
+    about = metrics["linear"]
+    lines = [
+        f"linear: ridge and logistic regression on {about['statistics']} statistics of rhythm and amplitude of "
+        f"{about['training_records']:,} training records."
+    ]
+    missing = {task: reason for task, reason in about["left_out"].items() if task in metrics["tasks"]}
+    return lines + [f"linear: none for {task}, {reason}." for task, reason in missing.items()]
 
 
 def text_table(metrics: Mapping[str, Any], title: str, notes: Sequence[str] = ()) -> str:
@@ -61,13 +78,14 @@ def text_table(metrics: Mapping[str, Any], title: str, notes: Sequence[str] = ()
     widths = [max(len(row[column]) for row in table) for column in range(len(HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     lines.insert(1, "-" * max(len(line) for line in lines))
-    return "\n".join([title, *(f"! {note}" for note in notes), "", *lines])
+    return "\n".join([title, *(f"! {note}" for note in notes), "", *lines, *_apart(footnotes(metrics))])
 
 
 def markdown_table(metrics: Mapping[str, Any], title: str, notes: Sequence[str] = ()) -> str:
     """The same table in Markdown."""
     lines = [f"# {title}", "", *(f"**{note}**  " for note in notes), "", _cells(HEADER), _cells(["---"] * len(HEADER))]
-    return "\n".join([*lines, *(_cells(row) for row in rows(metrics)), "", RESEARCH_ONLY, ""])
+    below = _apart([f"{note}  " for note in footnotes(metrics)])
+    return "\n".join([*lines, *(_cells(row) for row in rows(metrics)), *below, "", RESEARCH_ONLY, ""])
 
 
 def csv_table(metrics: Mapping[str, Any]) -> str:
@@ -91,6 +109,11 @@ def report_files(metrics: Mapping[str, Any], title: str, notes: Sequence[str]) -
     }
 
 
+def _apart(lines: list[str]) -> list[str]:
+    """The lines below an empty one, which a table needs to end; nothing where there are none."""
+    return ["", *lines] if lines else []
+
+
 def _better(metric: str) -> str:
     return "higher" if metric in HIGHER else "lower"
 
@@ -102,7 +125,8 @@ def _with_unit(metric: str, task: str) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+    decimals = next((digits for digits, bound in enumerate((1000, 100, 10)) if abs(value) >= bound), 3)
+    return f"{value:.{decimals}f}"
 
 
 def _cells(row: Sequence[str]) -> str:

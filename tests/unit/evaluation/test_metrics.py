@@ -142,11 +142,46 @@ def test_every_metric_has_an_interval_around_it_and_all_of_it_is_json(example: E
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
 
 
+def test_the_linear_baseline_is_measured_on_the_same_records(example: Example) -> None:
+    labels, predicted, constants = example
+    other = {name: each.astype(np.float64) for name, each in values(200, 5).items()}
+    other["arrhythmia"] /= other["arrhythmia"].sum(1, keepdims=True)
+    table = prediction_table(predicted, labels, TASKS)
+    del other["sex"]
+    metrics = evaluate(table, constants, TASKS, linear=other)
+    # What it would have as a model; records without a label count for neither.
+    alone = evaluate(prediction_table({**predicted, **other}, labels, TASKS), constants, TASKS)
+    assert metrics["tasks"]["sex"]["linear"] is None
+    for task in ("rr", "age", "potassium", "arrhythmia"):
+        entry = metrics["tasks"][task]
+        for name in entry["constant"]:
+            assert entry["linear"][name] == pytest.approx(alone["tasks"][task][name], abs=1e-6), (task, name)
+            difference = entry[name] - entry["linear"][name]
+            assert entry["linear"][f"{name}_difference"] == pytest.approx(difference)
+            low, high = entry["linear"][f"{name}_difference_ci"]
+            assert low < difference < high
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    without = evaluate(table, constants, TASKS)
+    assert not any("linear" in entry for entry in without["tasks"].values())
+    assert score(without) == score(metrics)
+
+
+def test_a_difference_is_not_defined_where_a_metric_is_not(example: Example) -> None:
+    labels, predicted, constants = example
+    one_class = labels.set_column(
+        labels.schema.get_field_index("sex_female"), "sex_female", pa.array([1] * 200, pa.int8())
+    )
+    table = prediction_table(predicted, one_class, TASKS)
+    linear = evaluate(table, constants, TASKS, linear={"sex": np.full(200, 0.7)})["tasks"]["sex"]["linear"]
+    assert linear["auroc"] is linear["auroc_difference"] is linear["auroc_difference_ci"] is None
+    assert linear["f1_binary"] == 1
+
+
 def test_intervals_are_quick() -> None:
     labels, predicted = label_rows(2000, 3), values(2000, 4)
     started = time.process_time()
-    evaluate(prediction_table(predicted, labels, TASKS), Constants.fit(labels, TASKS), TASKS)
-    # Half a second on one core; scikit-learn in a loop over the resamples takes minutes.
+    evaluate(prediction_table(predicted, labels, TASKS), Constants.fit(labels, TASKS), TASKS, linear=predicted)
+    # A second on one core; scikit-learn in a loop over the resamples takes minutes.
     assert time.process_time() - started < 10
 
 
