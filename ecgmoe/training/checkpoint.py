@@ -1,9 +1,14 @@
 """What a checkpoint holds, and how a run goes on from it.
 
-    checkpoint/deepspeed/...      DeepSpeed's shards: weights, optimiser, schedule (each rank writes its own)
-    checkpoint/rank-<r>.pt        random number state of a rank
-    checkpoint/position.json      where the run stands (`Position`), with the layout it was written under
-    checkpoint/model/             the model as `model.folder` writes it, ready to predict
+    checkpoint/deepspeed/...          DeepSpeed's shards: weights, optimiser, schedule (each rank writes its own)
+    checkpoint/portable.safetensors   the same by name, for another number of workers or ZeRO stage (`portable`)
+    checkpoint/rank-<r>.pt            of a rank: random number state, and sums since the last logged step
+    checkpoint/position.json          where the run stands (`Position`), with the layout it was written under
+    checkpoint/model/                 the model as `model.folder` writes it, ready to predict
+
+Under the same layout a run goes on bit for bit, dropout included. Under another one weights, optimiser, schedule and
+position are the same, but a rank's random numbers belong to that many ranks: they begin anew from (seed, rank, step), so
+that dropout draws other masks, and without dropout the rest is equal up to the rounding of sums in another order.
 
 Ray Train merges the folders of all ranks and shows a checkpoint only when it is whole.
 """
@@ -16,11 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ecgmoe.training import portable
 from ecgmoe.training.config import TrainingConfig
+from ecgmoe.training.progress import Interval
 
 
 @dataclass(kw_only=True)
@@ -45,10 +53,13 @@ def layout(config: TrainingConfig) -> dict[str, Any]:
     return {"num_workers": config.num_workers, "zero_stage": config.zero_stage}
 
 
-def save(engine: deepspeed.DeepSpeedEngine, folder: Path, position: Position, config: TrainingConfig) -> None:
+def save(
+    engine: deepspeed.DeepSpeedEngine, folder: Path, position: Position, config: TrainingConfig, interval: Interval
+) -> None:
     """Write this rank's part; every rank must call it."""
     engine.save_checkpoint(str(folder / "deepspeed"), tag="state")
-    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    portable.save(engine, folder)
+    state: dict[str, Any] = {"cpu": torch.get_rng_state(), "interval": interval}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     torch.save(state, folder / f"rank-{dist.get_rank()}.pt")
@@ -57,26 +68,48 @@ def save(engine: deepspeed.DeepSpeedEngine, folder: Path, position: Position, co
         (folder / "position.json").write_text(json.dumps(content, indent=2))
 
 
-def load(engine: deepspeed.DeepSpeedEngine, folder: Path, config: TrainingConfig) -> Position:
+def load(engine: deepspeed.DeepSpeedEngine, folder: Path, config: TrainingConfig) -> tuple[Position, Interval]:
     """Restore weights, optimiser, schedule and random numbers of this rank.
 
+    Returns:
+        Where the run stands, and what this rank had summed up since the last logged step.
+
     Raises:
-        ValueError: the checkpoint was written under another number of workers or ZeRO stage.
-        RuntimeError: its files are not whole.
+        RuntimeError: its files are not whole, or they are of another model.
     """
     content = json.loads((folder / "position.json").read_text())
+    position = Position(**content["position"])
     if content["layout"] != layout(config):
-        raise ValueError(
-            f"the checkpoint was written with {content['layout']}, this run has {layout(config)}: use the same layout"
-        )
+        portable.load(engine, folder)
+        engine.global_steps = position.step
+        seed_anew(config.seed, position.step)
+        return position, _interval_of_all(folder, content["layout"]["num_workers"])
     path, _ = engine.load_checkpoint(str(folder / "deepspeed"), tag="state")
     if path is None:
         raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
-    state = torch.load(folder / f"rank-{dist.get_rank()}.pt", weights_only=True)
+    state = _rank_state(folder, dist.get_rank())
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-    return Position(**content["position"])
+    return position, state["interval"]
+
+
+def seed_anew(seed: int, step: int) -> None:
+    """Random numbers of this rank from this step on, where no earlier state can be kept."""
+    sequence = np.random.SeedSequence([seed, dist.get_rank(), step])
+    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
+
+
+def _rank_state(folder: Path, rank: int) -> dict[str, Any]:
+    return torch.load(folder / f"rank-{rank}.pt", map_location="cpu", weights_only=True)
+
+
+def _interval_of_all(folder: Path, workers: int) -> Interval:
+    """The sums of all ranks that there were, on rank 0; the others begin at zero. Logging adds the ranks up."""
+    intervals = [_rank_state(folder, rank)["interval"] for rank in range(workers)]
+    weight = 1.0 if dist.get_rank() == 0 else 0.0
+    losses = {name: weight * sum(each["losses"][name] for each in intervals) for name in intervals[0]["losses"]}
+    return {**intervals[0], "losses": losses, "load": weight * sum(each["load"] for each in intervals)}
 
 
 def full_state(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -18,6 +18,24 @@ from ecgmoe.training.routing import RoutingLoad
 from ecgmoe.training.tracking import Tracker
 
 
+class Interval(TypedDict):
+    """What one rank has summed up since the last logged step: it travels with a checkpoint, so that no step is lost.
+
+    Attributes:
+        losses: sum of this rank's shares of each loss.
+        load: sum of the gates, as `RoutingLoad` keeps it.
+        steps: optimiser steps in these sums.
+        seconds: that they took.
+        dead: experts that the alarm was raised for.
+    """
+
+    losses: dict[str, Tensor]
+    load: Tensor
+    steps: int
+    seconds: float
+    dead: list[str]
+
+
 class Progress:
     """Sums the losses and the use of the experts over an interval, then prints and logs them (rank 0)."""
 
@@ -28,10 +46,29 @@ class Progress:
         self.config, self.total_steps, self.rank, self.tracker = config, total_steps, rank, tracker
         self.losses: dict[str, Tensor] = {}
         self.steps, self.started = 0, time.perf_counter()
-        self.last_step = self.started
+        self.last_step, self.dropped = self.started, 0
+
+    def interval(self) -> Interval:
+        """What is summed up since the last logged step."""
+        return {
+            "losses": {name: value.cpu() for name, value in self.losses.items()},
+            "load": self.load.total.cpu(),
+            "steps": self.steps,
+            "seconds": self.last_step - self.started,
+            "dead": sorted(self.dead),
+        }
+
+    def resume(self, interval: Interval) -> None:
+        """Go on with the sums of a checkpoint."""
+        device = self.load.total.device
+        self.losses = {name: value.to(device) for name, value in interval["losses"].items()}
+        self.load.total = interval["load"].to(device)
+        self.steps, self.dead = interval["steps"], set(interval["dead"])
+        self.started = self.last_step - interval["seconds"]
 
     def epoch_starts(self, epoch: int, plan: EpochPlan) -> None:
         """Say how many records the epoch leaves out."""
+        self.dropped = plan.dropped
         if self.rank == 0 and plan.dropped and epoch == 0:
             print(
                 f"{plan.dropped} records of the last short batch are left out of each epoch, others each time",
@@ -75,7 +112,7 @@ class Progress:
                 "train/epoch": epoch + 1,
             }
             metrics["train/gradient_norm"] = engine.get_global_grad_norm()
-            self.tracker.log(metrics | self.load.metrics(load), step)
+            self.tracker.log(metrics | self.load.metrics(load), step, series="train/epoch")
             self._alarm(set(self.load.dead(load)))
         self.losses, self.steps, self.started = {}, 0, self.last_step
 
@@ -102,7 +139,8 @@ class Progress:
                 for key, value in values.items()
                 if isinstance(value, float)
             }
-            self.tracker.log({**flat, "validation/score": score}, step)
+            flat |= {"validation/score": score, "train/dropped_records": float(self.dropped)}
+            self.tracker.log(flat, step, series="validation/score")
 
     def goes_on(self) -> None:
         """Leave what was done since the last step (validation, a checkpoint) out of the rate."""

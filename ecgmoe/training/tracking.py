@@ -1,7 +1,8 @@
 """MLflow: one run per training, whatever restarts happen in between.
 
-The driver makes the run; rank 0 logs to it by its id. Metrics go by global step, so that steps repeated after a restart
-fall on the same place.
+The driver makes the run; rank 0 logs to it by its id. Metrics go by global step. After a restart the steps since the last
+checkpoint are made again and would be stored a second time (MLflow keeps both): the store is asked for the last step of a
+series, and what it has is not logged again. The numbers are the same ones where the layout is.
 """
 
 from __future__ import annotations
@@ -57,16 +58,33 @@ class Tracker:
 
     def __init__(self, uri: str, run_id: str) -> None:
         self.client, self.run_id = _client(uri), run_id
+        self._last_step: dict[str, int] = {}
 
-    def log(self, metrics: Mapping[str, float | None], step: int) -> None:
-        """Log what is a number, in one request."""
+    def log(self, metrics: Mapping[str, float | None], step: int, series: str | None = None) -> None:
+        """Log what is a number, in one request, which MLflow stores as a whole or not at all.
+
+        Args:
+            metrics: by name.
+            step: optimiser steps so far.
+            series: one of these metrics, which stands for all that are logged along with it: a step up to its last one
+                in the store was logged before a restart, and is left out. None logs in any case.
+        """
         import time
 
         from mlflow.entities import Metric
 
+        if series is not None and step <= self._stored_up_to(series):
+            return
         now = int(time.time() * 1000)
         entries = [Metric(key, float(value), now, step) for key, value in metrics.items() if value is not None]
         self.client.log_batch(self.run_id, metrics=entries)
+
+    def _stored_up_to(self, series: str) -> int:
+        """The last step of a metric when this process first asked, -1 where it had none."""
+        if series not in self._last_step:
+            history = self.client.get_metric_history(self.run_id, series)
+            self._last_step[series] = max((each.step for each in history), default=-1)
+        return self._last_step[series]
 
     def text(self, text: str, name: str) -> None:
         """Store a text among the run's artifacts."""

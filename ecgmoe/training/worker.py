@@ -26,7 +26,7 @@ from ecgmoe.training.engine import initialise
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.loader import BatchReader
 from ecgmoe.training.plan import EpochPlan, GlobalBatch, epoch_plan
-from ecgmoe.training.progress import Progress
+from ecgmoe.training.progress import Interval, Progress
 from ecgmoe.training.routing import RoutingLoad
 from ecgmoe.training.step import TrainingStep
 from ecgmoe.training.tracking import Tracker
@@ -67,30 +67,32 @@ class Worker:
 
         Without any epoch the untrained model is validated and saved.
         """
-        position = self.resume()
+        position, interval = self.resume()
         progress = Progress(self.training, self.total_steps, self.rank, self.tracker, self.load)
+        if interval:
+            progress.resume(interval)
         for epoch in range(position.epoch, self.training.epochs):
             plan = self.plan(epoch)
-            if position.batch == 0:
-                progress.epoch_starts(epoch, plan)
+            progress.epoch_starts(epoch, plan)
             for whole, batch in self.batches(plan, position.batch):
                 losses = self.step(batch, whole)
                 position.step, position.batch = position.step + 1, position.batch + 1
                 progress.step(epoch, position.step, losses, self.engine)
                 every = self.training.checkpoint_every
-                if every and position.step % every == 0 and position.batch < self.steps_per_epoch:
-                    self.save(position, {"score": UNSCORED})
+                # The last step of an epoch always has one, so that an interrupted validation costs no step.
+                if every and (position.step % every == 0 or position.batch == self.steps_per_epoch):
+                    self.save(position, {"score": UNSCORED}, progress.interval())
                     progress.goes_on()
             metrics = validate(self.engine, self.reader, self.labels, self.tasks, self.training)
             current = score(metrics)
             position.epoch, position.batch = epoch + 1, 0
             position.best_score = current if position.best_score is None else max(current, position.best_score)
             progress.epoch_ends(epoch, position.step, metrics, current, best=current == position.best_score)
-            self.save(position, {"score": current})
+            self.save(position, {"score": current}, progress.interval())
             progress.goes_on()
         if not self.training.epochs:
             untrained = validate(self.engine, self.reader, self.labels, self.tasks, self.training)
-            self.save(position, {"score": score(untrained)})
+            self.save(position, {"score": score(untrained)}, progress.interval())
 
     def plan(self, epoch: int) -> EpochPlan:
         """The order of this epoch, the same on every rank."""
@@ -109,22 +111,22 @@ class Worker:
         shares = (whole.share(self.rank) for whole in wholes)
         return zip(wholes, self.reader.ahead(shares, self.training.read_ahead), strict=True)
 
-    def resume(self) -> Position:
+    def resume(self) -> tuple[Position, Interval | None]:
         """Go on from the last committed checkpoint, or start at the beginning."""
         latest = ray.train.get_checkpoint()
         if latest is None:
-            return Position()
+            return Position(), None
         with latest.as_directory() as folder:
-            position = checkpoint.load(self.engine, Path(folder), self.training)
+            position, interval = checkpoint.load(self.engine, Path(folder), self.training)
         if self.rank == 0:
             print(f"resuming at epoch {position.epoch + 1}, step {position.step:,} of {self.total_steps:,}", flush=True)
-        return position
+        return position, interval
 
-    def save(self, position: Position, metrics: dict[str, float]) -> None:
+    def save(self, position: Position, metrics: dict[str, float], interval: Interval) -> None:
         """Every rank writes its part; Ray Train shows the checkpoint when all are there."""
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            checkpoint.save(self.engine, folder, position, self.training)
+            checkpoint.save(self.engine, folder, position, self.training, interval)
             state = checkpoint.full_state(self.engine)
             if self.rank == 0:
                 cached = {each.name: self.backbones[each.name] for each in self.config.cached}
