@@ -79,11 +79,22 @@ def load(engine: deepspeed.DeepSpeedEngine, folder: Path, config: TrainingConfig
     """
     content = json.loads((folder / "position.json").read_text())
     position = Position(**content["position"])
-    if content["layout"] != layout(config):
+    if content["layout"] == layout(config):
+        interval = _load_shards(engine, folder)
+    else:
         portable.load(engine, folder)
         engine.global_steps = position.step
-        seed_anew(config.seed, position.step)
-        return position, _interval_of_all(folder, content["layout"]["num_workers"])
+        _seed_anew(config.seed, position.step)
+        interval = _interval_of_all(folder, content["layout"]["num_workers"])
+    if engine.zero_optimization_stage() == 3:
+        # As in a new engine, every parameter is sharded when the first step comes. DeepSpeed notes which module takes one
+        # from another (a ParameterDict) by gathering it there in that step; a later first time breaks its trace.
+        engine.optimizer.checkpoint_event_prologue()
+    return position, interval
+
+
+def _load_shards(engine: deepspeed.DeepSpeedEngine, folder: Path) -> Interval:
+    """What DeepSpeed and this rank wrote under this very layout."""
     path, _ = engine.load_checkpoint(str(folder / "deepspeed"), tag="state")
     if path is None:
         raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
@@ -91,10 +102,10 @@ def load(engine: deepspeed.DeepSpeedEngine, folder: Path, config: TrainingConfig
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-    return position, state["interval"]
+    return state["interval"]
 
 
-def seed_anew(seed: int, step: int) -> None:
+def _seed_anew(seed: int, step: int) -> None:
     """Random numbers of this rank from this step on, where no earlier state can be kept."""
     sequence = np.random.SeedSequence([seed, dist.get_rank(), step])
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)

@@ -13,6 +13,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.utils import (
+    lazy_init_hp_params_optimizer_state,
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_full_optimizer_state,
@@ -67,9 +68,6 @@ class OptimiserState:
         """Tell the optimiser's own copies of the weights."""
         if self.stage:
             self.optimizer.refresh_fp32_params()
-        if self.stage == 3:
-            # Small parameters are whole on every rank between the steps; setting them has sharded them.
-            self.optimizer.checkpoint_event_epilogue()
 
     def start(self, keys: Sequence[str], step: float | None) -> None:
         """Make the state that torch would make at the first step, so that `set` has something to set."""
@@ -101,9 +99,13 @@ class OptimiserState:
         )
 
     def _link(self) -> None:
-        """Let DeepSpeed find a parameter's part of the flat state, which it does by itself only after a first step."""
+        """Let DeepSpeed find a parameter's part of the flat state at stages 1 and 2.
+
+        It does so by itself after the first step of the first group, when the other groups have no state yet.
+        """
         if self.stage in (1, 2):
-            self.optimizer._lazy_init_hp_params_optimizer_state()
+            for parameters, flat in zip(self.optimizer.bit16_groups, self._stepped(), strict=True):
+                lazy_init_hp_params_optimizer_state(parameters, flat, self.base.state)
 
     @staticmethod
     def _is_element_wise(key: str, value: object) -> bool:

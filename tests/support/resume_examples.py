@@ -1,0 +1,170 @@
+"""Whole runs of the real training loop in a process group, interrupted where a test says, with folders in Ray's place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint
+
+from ecgmoe.training.job import WorkerJob
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+@contextmanager
+def checkpoints_in(folder: Path, reported: list[dict[str, float]]) -> Iterator[None]:
+    """What Ray Train does with checkpoints: merge the folders of the ranks, show the last whole one."""
+
+    def report(metrics: dict[str, float], checkpoint: Checkpoint) -> None:
+        target = folder / f"step-{int(metrics['step'])}"
+        shutil.copytree(checkpoint.path, target, dirs_exist_ok=True)
+        dist.barrier()
+        if dist.get_rank() == 0:
+            (folder / "last").write_text(target.name)
+        reported.append(metrics)
+        dist.barrier()
+
+    def get_checkpoint() -> Checkpoint | None:
+        last = folder / "last"
+        return Checkpoint.from_directory(str(folder / last.read_text())) if last.exists() else None
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with mock.patch.object(ray.train, "report", report), mock.patch.object(ray.train, "get_checkpoint", get_checkpoint):
+        yield
+
+
+def run_jobs(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Whole runs, one after the other in one process group; call it on every rank.
+
+    Args:
+        jobs: each with "job" (what the driver would hand over), "folder" (for its checkpoints), and "stops": where its
+            attempts end, as the number of steps made, or "validation" for the first validation that an attempt reaches.
+
+    Returns:
+        By job: the final state, the study ids of each step in this rank's order (the last attempt at it), what was
+        reported with each checkpoint of the last attempt, and how many steps were made in all.
+    """
+    return [_run(**each) for each in jobs]
+
+
+def _run(job: dict[str, Any], folder: str, stops: list[int | str]) -> dict[str, Any]:
+    from ecgmoe.training import worker as module
+    from ecgmoe.training.checkpoint import full_state
+
+    seen: dict[int, list[list[int]]] = {}
+    for stop in [*stops, None]:
+        reported: list[dict[str, float]] = []
+        with (
+            checkpoints_in(Path(folder), reported),
+            mock.patch.object(module, "validate", _ending(module.validate, stop)),
+        ):
+            worker = module.Worker(WorkerJob(**job))
+            worker.step = _ending_step(worker, stop, seen)  # type: ignore[method-assign]
+            try:
+                worker.run()
+                assert stop is None, f"never reached {stop}"
+            except Interrupted:
+                pass
+            state = full_state(worker.engine)
+            worker.engine.destroy()
+    made = sum(len(attempts) for attempts in seen.values())
+    return {"state": state, "seen": {step: each[-1] for step, each in seen.items()}, "reported": reported, "made": made}
+
+
+def _ending_step(worker: Any, stop: int | str | None, seen: dict[int, list[list[int]]]) -> Callable[..., Any]:
+    """A worker's step that notes the studies, and ends after `stop` steps."""
+    original = worker.step
+
+    def step(batch: Any, *arguments: Any) -> Any:
+        if worker.engine.global_steps == stop:
+            raise Interrupted
+        seen.setdefault(worker.engine.global_steps, []).append(batch.study_id.tolist())
+        return original(batch, *arguments)
+
+    return step
+
+
+def _ending(validate: Callable[..., Any], stop: int | str | None) -> Callable[..., Any]:
+    """A validation that ends the process before it tells its result."""
+
+    def watched(*arguments: Any) -> Any:
+        metrics = validate(*arguments)
+        if stop == "validation":
+            raise Interrupted
+        return metrics
+
+    return watched
+
+
+def go_on(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Some steps of each job in one process group, from a checkpoint or from the beginning; call it on every rank.
+
+    Args:
+        jobs: each with "job", "source" (a checkpoint or None), "write" (steps after which to write a checkpoint, by
+            folder) and "steps".
+
+    Returns:
+        By job: losses of each step, the first step's gradient by name, and the state at the end.
+    """
+    return [_go_on(**each) for each in jobs]
+
+
+def _go_on(job: dict[str, Any], source: str | None, write: dict[str, int], steps: int) -> dict[str, Any]:
+    from ecgmoe.training import checkpoint
+    from ecgmoe.training.checkpoint import Position, full_state
+    from ecgmoe.training.engine import sum_over_ranks
+    from ecgmoe.training.progress import Progress
+    from ecgmoe.training.worker import Worker
+
+    worker = Worker(WorkerJob(**job))
+    position = checkpoint.load(worker.engine, Path(source), worker.training)[0] if source else Position()
+    for group in worker.engine.optimizer.param_groups:
+        # torch's default of 1e-8 divides the rounding of tiny gradients by numbers as tiny.
+        group["eps"] = 1e-6
+    gradients = _gradients_at(worker.engine, position.step + (0 if source else max(write.values(), default=0)))
+    progress = Progress(worker.training, worker.total_steps, worker.rank, None, worker.load)
+    plan, losses = worker.plan(position.epoch), []
+    for index, batch in worker.batches(plan, position.batch):
+        if len(losses) == steps:
+            break
+        parts = worker.step(batch, plan.batch(index))
+        losses.append(sum_over_ranks(torch.stack(list(parts.values()))).tolist())
+        position.step, position.batch = position.step + 1, index + 1
+        for folder, after in write.items():
+            if position.step == after:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                dist.barrier()
+                checkpoint.save(worker.engine, Path(folder), position, worker.training, progress.interval())
+                dist.barrier()
+    assert len(losses) == steps
+    state = full_state(worker.engine)
+    worker.engine.destroy()
+    return {"losses": losses, "gradient": gradients, "state": state}
+
+
+def _gradients_at(engine: Any, step: int) -> dict[str, torch.Tensor]:
+    """Filled with the whole gradient of each parameter, before clipping, when the engine makes that step."""
+    from deepspeed.utils import safe_get_full_grad
+
+    found: dict[str, torch.Tensor] = {}
+    original = engine.step
+
+    def watched() -> None:
+        if engine.global_steps == step:
+            for name, parameter in engine.module.named_parameters():
+                if parameter.requires_grad:
+                    found[name] = safe_get_full_grad(parameter).detach().to("cpu", torch.float32, copy=True)
+        original()
+
+    engine.step = watched
+    return found
