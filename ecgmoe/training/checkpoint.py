@@ -119,8 +119,14 @@ def _interval_of_all(folder: Path, workers: int) -> Interval:
     """The sums of all ranks that there were, on rank 0; the others begin at zero. Logging adds the ranks up."""
     intervals = [_rank_state(folder, rank)["interval"] for rank in range(workers)]
     weight = 1.0 if dist.get_rank() == 0 else 0.0
-    losses = {name: weight * sum(each["losses"][name] for each in intervals) for name in intervals[0]["losses"]}
-    return {**intervals[0], "losses": losses, "load": weight * sum(each["load"] for each in intervals)}
+    first = intervals[0]
+    return Interval(
+        losses={name: weight * sum(each["losses"][name] for each in intervals) for name in first["losses"]},
+        load=weight * sum(each["load"] for each in intervals),
+        steps=first["steps"],
+        seconds=first["seconds"],
+        dead=first["dead"],
+    )
 
 
 def full_state(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ end to end, at stage 3.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import deepspeed
 import torch
@@ -112,7 +113,7 @@ class OptimiserState:
         return key != STEP and isinstance(value, Tensor)
 
 
-def _own_part(parameter: nn.Parameter, value: Tensor) -> Tensor:
+def _own_part(parameter: Any, value: Tensor) -> Tensor:
     """This rank's stretch of a tensor that ZeRO 3 shards like `parameter`; zeros fill up the last one."""
     size, rank = parameter.ds_tensor.numel(), dist.get_rank(parameter.ds_process_group)
     part = value.reshape(-1)[rank * size : (rank + 1) * size]

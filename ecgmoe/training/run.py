@@ -1,6 +1,6 @@
 """The driver of one training: checks, statistics, the MLflow run, Ray Train, and the run folder.
 
-STORAGE/NAME/config.json     configuration, data and code revision; a run name belongs to one of them
+STORAGE/NAME/config.json     configuration, data and code revision; a run name belongs to one of them (but for `LAYOUT`)
 STORAGE/NAME/checkpoints/    Ray Train's own folder: the best and the last checkpoint
 STORAGE/NAME/model/          the best model, ready to predict
 """
@@ -45,6 +45,10 @@ WORKER_ENVIRONMENT = {
 }
 
 
+LAYOUT = ("num_workers", "zero_stage", "accumulation", "read_ahead", "checkpoint_every", "log_every", "max_failures")
+"""Options of `TrainingConfig` that a run may change between two starts: none of them changes what it computes."""
+
+
 def check_name(name: str) -> None:
     """Refuse a run name that is not one folder name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
@@ -65,21 +69,26 @@ def run_identity(config: configuration.RunConfig, data: PreparedData) -> dict[st
     }
 
 
-def refuse_other_run(run: Store, identity: dict[str, Any]) -> None:
+def refuse_other_run(run: Store, identity: dict[str, Any]) -> list[str]:
     """Make sure that the run name, where it is taken, stands for the same.
+
+    Returns:
+        The options of `LAYOUT` that changed since the run last started, as "key: old -> new".
 
     Raises:
         ValueError: it stands for something else; the message names the keys that differ.
     """
     if not run.exists("config.json"):
-        return
+        return []
     stored = run.read_json("config.json")
     stored.pop("code", None)
     differing = differing_keys(stored, identity)
-    if differing:
+    changed = [line for line in differing if line.partition(":")[0] in {f"config.training.{name}" for name in LAYOUT}]
+    if other := [line for line in differing if line not in changed]:
         raise ValueError(
-            f"the run {run.root} has another configuration ({'; '.join(differing)}): choose another --run, or the old values"
+            f"the run {run.root} has another configuration ({'; '.join(other)}): choose another --run, or the old values"
         )
+    return changed
 
 
 def code_revision() -> dict[str, str]:
@@ -156,7 +165,7 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
     prepared, root = PreparedData(data, features), Store(storage)
     run = root / name
     identity = run_identity(config, prepared)
-    refuse_other_run(run, identity)
+    changed = refuse_other_run(run, identity)
     if run.exists("model/model.safetensors"):
         return run.path("model")
     check_resources(config.training)
@@ -166,8 +175,10 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
     plan = epoch_plan(
         rows, rows, global_batch=config.training.global_batch, slots=config.training.slots, seed=0, epoch=0
     )
-    if not run.exists("config.json"):
+    if not run.exists("config.json") or changed:
         run.write_json("config.json", {**identity, "code": code_revision()})
+    if changed:
+        print(f"{name} goes on with another layout: {'; '.join(changed)}", flush=True)
     statistics = training_statistics(prepared, labels, config)
     uri = tracking.default_uri(root.root)
     run_id = mlflow_run(run, uri, config, prepared, name)

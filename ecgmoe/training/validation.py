@@ -36,7 +36,8 @@ def validate(
     padded = np.resize(rows, passes * world * size).reshape(world, passes, size)
     engine.eval()
     parts = []
-    with torch.inference_mode():
+    # Not inference_mode: what ZeRO 3 gathers there stays gathered, and a later training step could not use it.
+    with torch.no_grad():
         for batch in reader.ahead(padded[rank], config.read_ahead):
             batch = batch.to(engine.device)
             output = engine(batch)

@@ -110,49 +110,55 @@ def go_on(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Some steps of each job in one process group, from a checkpoint or from the beginning; call it on every rank.
 
     Args:
-        jobs: each with "job", "source" (a checkpoint or None), "write" (steps after which to write a checkpoint, by
-            folder) and "steps".
+        jobs: each with "job", "source" (a checkpoint, or None), "write" (folder for one after `BEFORE` steps, or None)
+            and "steps".
 
     Returns:
-        By job: losses of each step, the first step's gradient by name, and the state at the end.
+        By job: losses of each step, the study ids of each in this rank's order, the gradient of the step after `BEFORE`
+        by name, the state at the end, and the validation metrics at the beginning.
     """
     return [_go_on(**each) for each in jobs]
 
 
-def _go_on(job: dict[str, Any], source: str | None, write: dict[str, int], steps: int) -> dict[str, Any]:
+BEFORE = 5
+"""Steps before the checkpoint that `go_on` writes or reads."""
+
+
+def _go_on(job: dict[str, Any], source: str | None, write: str | None, steps: int) -> dict[str, Any]:
     from ecgmoe.training import checkpoint
     from ecgmoe.training.checkpoint import Position, full_state
     from ecgmoe.training.engine import sum_over_ranks
     from ecgmoe.training.progress import Progress
+    from ecgmoe.training.validation import validate
     from ecgmoe.training.worker import Worker
 
     worker = Worker(WorkerJob(**job))
     position = checkpoint.load(worker.engine, Path(source), worker.training)[0] if source else Position()
+    metrics = validate(worker.engine, worker.reader, worker.labels, worker.tasks, worker.training)["tasks"]
     for group in worker.engine.optimizer.param_groups:
         # torch's default of 1e-8 divides the rounding of tiny gradients by numbers as tiny.
         group["eps"] = 1e-6
-    gradients = _gradients_at(worker.engine, position.step + (0 if source else max(write.values(), default=0)))
+    gradient = _gradient_at(worker.engine, BEFORE)
     progress = Progress(worker.training, worker.total_steps, worker.rank, None, worker.load)
-    plan, losses = worker.plan(position.epoch), []
+    plan, losses, seen = worker.plan(position.epoch), [], []
     for index, batch in worker.batches(plan, position.batch):
         if len(losses) == steps:
             break
+        seen.append(batch.study_id.tolist())
         parts = worker.step(batch, plan.batch(index))
         losses.append(sum_over_ranks(torch.stack(list(parts.values()))).tolist())
         position.step, position.batch = position.step + 1, index + 1
-        for folder, after in write.items():
-            if position.step == after:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                dist.barrier()
-                checkpoint.save(worker.engine, Path(folder), position, worker.training, progress.interval())
-                dist.barrier()
-    assert len(losses) == steps
+        if write and position.step == BEFORE:
+            Path(write).mkdir(parents=True, exist_ok=True)
+            checkpoint.save(worker.engine, Path(write), position, worker.training, progress.interval())
+            dist.barrier()
+    assert len(losses) == steps, f"the epoch has {len(losses)} steps"
     state = full_state(worker.engine)
     worker.engine.destroy()
-    return {"losses": losses, "gradient": gradients, "state": state}
+    return {"losses": losses, "seen": seen, "gradient": gradient, "state": state, "metrics": metrics}
 
 
-def _gradients_at(engine: Any, step: int) -> dict[str, torch.Tensor]:
+def _gradient_at(engine: Any, step: int) -> dict[str, torch.Tensor]:
     """Filled with the whole gradient of each parameter, before clipping, when the engine makes that step."""
     from deepspeed.utils import safe_get_full_grad
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from ecgmoe.config import tiny
+from ecgmoe.config_tools import to_dict
 from ecgmoe.pipeline.store import Store
-from ecgmoe.training.run import check_name, refuse_other_run
+from ecgmoe.training.config import TrainingConfig
+from ecgmoe.training.run import LAYOUT, check_name, refuse_other_run
 
 IDENTITY = {
     "config": {"model": {"width": 48}, "tasks": ["rr", "age"]},
@@ -41,6 +45,28 @@ def test_another_configuration_or_dataset_is_refused_with_the_keys(tmp_path: Pat
         "choose another --run",
     ):
         assert line in str(refused.value)
+
+
+def test_a_layout_may_change_and_is_told(tmp_path: Path) -> None:
+    run = Store(tmp_path)
+    before = {**IDENTITY, "config": to_dict(tiny())}
+    run.write_json("config.json", {**before, "code": {"revision": "abc"}})
+    training = replace(tiny().training, num_workers=1, zero_stage=3, log_every=7)
+    after = {**IDENTITY, "config": to_dict(replace(tiny(), training=training))}
+    assert set(LAYOUT) <= {field.name for field in fields(TrainingConfig)}
+    assert refuse_other_run(run, before) == []
+    assert refuse_other_run(run, after) == [
+        "config.training.log_every: 20 -> 7",
+        "config.training.num_workers: 2 -> 1",
+        "config.training.zero_stage: 1 -> 3",
+    ]
+    # What changes the mathematics is refused, and named alone.
+    for option in ({"global_batch": 64}, {"slots": 16}, {"seed": 1}, {"epochs": 99}, {"precision": "bf16"}):
+        other = {**IDENTITY, "config": to_dict(replace(tiny(), training=replace(training, **option)))}
+        with pytest.raises(
+            ValueError, match=rf"configuration \(config.training.{next(iter(option))}: \S+ -> \S+\): choose"
+        ):
+            refuse_other_run(run, other)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x" * 101, "a b"])
