@@ -1,7 +1,7 @@
 """Train ECG-MoE and evaluate it: everything that it needs is made first, and what is done and unchanged is skipped.
 
 Without --data, ECGs are simulated and prepared under $ECGMOE_HOME (else the user's data folder). The same run name goes
-on where it stopped; another configuration under that name is refused.
+on where it stopped, on another number of workers or at another ZeRO stage too; any other change under that name is refused.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ class TrainingConfig:
         clip_norm: global gradient norm bound.
         seed: of initialisation, order and dropout.
         read_ahead: global batches read ahead of the training step.
-        checkpoint_every: steps between checkpoints inside an epoch; 0 checkpoints at the end of an epoch only.
+        checkpoint_every: steps between checkpoints inside an epoch, with one before its validation; 0 checkpoints after the
+            validation only, and an interrupted one costs its epoch.
         log_every: steps between progress lines and logged metrics.
         max_failures: restarts of the worker group before the run gives up.
     """
