@@ -130,12 +130,15 @@ def _interval_of_all(folder: Path, workers: int) -> Interval:
 
 
 def full_state(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
-    """All weights and buffers by name, on the CPU, whatever the ZeRO stage; every rank must call it."""
-    module = engine.module
+    """All weights and buffers by name on the CPU of rank 0, whatever the ZeRO stage; every rank must call it.
+
+    The other ranks get an empty dict: a machine with eight of them would otherwise hold eight copies.
+    """
     sharded = engine.zero_optimization_stage() == 3
     state = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
+    for name, tensor in engine.module.state_dict(keep_vars=True).items():
         # A parameter at a time: gathering all of them at once would undo what stage 3 saves.
         with deepspeed.zero.GatheredParameters([tensor], enabled=sharded and hasattr(tensor, "ds_id")):
-            state[name] = tensor.detach().to("cpu", copy=True)
+            if dist.get_rank() == 0:
+                state[name] = tensor.detach().to("cpu", copy=True)
     return state

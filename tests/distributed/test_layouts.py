@@ -25,7 +25,7 @@ pytestmark = pytest.mark.distributed
 AFTER = 20
 Layout = tuple[int, int]
 """Workers, ZeRO stage."""
-PAIRS: list[tuple[Layout, Layout]] = [((2, 1), (1, 0)), ((1, 2), (2, 3)), ((2, 3), (4, 2))]
+PAIRS: list[tuple[Layout, Layout]] = [((2, 1), (1, 0)), ((2, 3), (4, 2)), ((1, 2), (4, 3))]
 ALL = list(itertools.product((1, 2, 4), (0, 1, 2, 3)))
 
 
@@ -47,13 +47,15 @@ class Grid:
     def __init__(self, root: Path, pairs: Sequence[tuple[Layout, Layout]]) -> None:
         data = simulated_and_prepared(root, patients=50, studies=125)
         jobs: dict[Any, dict[str, Any]] = {}
-        for source in sorted({source for source, _ in pairs} | {(4, 0)}):
+        for source in sorted({source for source, _ in pairs}):
             jobs[source] = {"source": None, "write": self.folder(root, source), "steps": BEFORE + AFTER}
+        # Four workers validate with the same weights as the others, if nothing else.
+        jobs.setdefault((4, 0), {"source": None, "write": None, "steps": 0})
         for source, target in pairs:
             jobs[source, target] = {"source": self.folder(root, source), "write": None, "steps": AFTER}
         self.found: dict[Any, list[dict[str, Any]]] = {}
         # As few process groups as the order allows: a run that goes on needs the checkpoint of another group.
-        for world in (1, 2, 4, 2, 1):
+        for world in (2, 1, 4, 2, 1):
             now = [key for key in jobs if key not in self.found and self.ready(key, world)]
             if now:
                 ranks = run_distributed(
@@ -89,12 +91,15 @@ class Grid:
     def differences(self, source: Layout, target: Layout) -> dict[str, float]:
         """Largest relative ones between going on under the target and under the source."""
         one, other = self.found[source][0], self.found[source, target][0]
-        weights = {name: value for name, value in one["state"].items() if value.is_floating_point()}
+        trained = one["gradient"]
         losses, expected = self.losses((source, target)), self.losses(source)
         return {
             "gradient": distance(other["gradient"], one["gradient"]),
-            "loss": float(((losses - expected).abs() / expected.abs()).max()),
-            "weights": distance({name: other["state"][name] for name in weights}, weights),
+            # All losses of a step together: a task without a label in its batch has none.
+            "loss": float(((losses - expected).norm(dim=1) / expected.norm(dim=1)).max()),
+            "weights": distance(
+                {name: other["state"][name] for name in trained}, {name: one["state"][name] for name in trained}
+            ),
         }
 
 
@@ -126,21 +131,17 @@ def test_another_layout_goes_on_with_the_same_training(grid: Grid, source: Layou
     check(grid, source, target)
 
 
-def test_a_lost_optimiser_would_be_seen(grid: Grid) -> None:
-    """The weights move far more in these steps than the tolerance, and so do the losses."""
-    start, end = grid.found[2, 1], grid.found[2, 1]
-    assert start is end
-
-
 def test_validation_does_not_depend_on_the_number_of_workers(grid: Grid) -> None:
-    one, two, four = (grid.found[layout][0]["metrics"] for layout in ((1, 2), (2, 1), (4, 0)))
-    assert one
-    for task, metrics in one.items():
-        for other in (two, four):
+    """With the same weights, but other records in a pass: matrix products of fewer rows may round in another order, and all
+    metrics are smooth in that, or do not change at all (a rank, a class)."""
+    one, *others = (grid.found[layout][0]["metrics"] for layout in ((1, 2), (2, 1), (4, 0)))
+    assert set(one) >= {"rr", "age", "sex"}
+    for other in others:
+        assert other.keys() == one.keys()
+        for task, metrics in one.items():
             assert other[task].keys() == metrics.keys()
             for name, value in metrics.items():
-                if isinstance(value, float):
-                    print(task, name, value, other[task][name])
+                assert other[task][name] == pytest.approx(value, rel=1e-6), (task, name)
 
 
 @pytest.mark.long
