@@ -29,6 +29,7 @@ from torch import Tensor
 from ecgmoe.training import portable
 from ecgmoe.training.config import TrainingConfig
 from ecgmoe.training.progress import Interval
+from ecgmoe.training.random_state import random_state, set_random_state
 
 
 @dataclass(kw_only=True)
@@ -49,8 +50,13 @@ class Position:
 
 
 def layout(config: TrainingConfig) -> dict[str, Any]:
-    """What DeepSpeed's shards depend on."""
-    return {"num_workers": config.num_workers, "zero_stage": config.zero_stage}
+    """What the engine's own files depend on."""
+    return {
+        "engine": config.engine,
+        "num_workers": dist.get_world_size(),
+        "zero_stage": config.zero_stage,
+        "offload": config.offload,
+    }
 
 
 def save(
@@ -59,9 +65,7 @@ def save(
     """Write this rank's part; every rank must call it."""
     engine.save_checkpoint(str(folder / "deepspeed"), tag="state")
     portable.save(engine, folder)
-    state: dict[str, Any] = {"cpu": torch.get_rng_state(), "interval": interval}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
+    state: dict[str, Any] = {"random": random_state(), "interval": interval}
     torch.save(state, folder / f"rank-{dist.get_rank()}.pt")
     if dist.get_rank() == 0:
         content = {"position": asdict(position), "layout": layout(config)}
@@ -99,9 +103,7 @@ def _load_shards(engine: deepspeed.DeepSpeedEngine, folder: Path) -> Interval:
     if path is None:
         raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
     state = _rank_state(folder, dist.get_rank())
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    set_random_state(state["random"])
     return state["interval"]
 
 

@@ -29,7 +29,7 @@ class DDPEngine:
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler, config: TrainingConfig) -> None:
-        self.module, self.optimizer, self.schedule, self.config = model, optimizer, schedule, config
+        self.module, self.optimizer, self.lr_scheduler, self.config = model, optimizer, schedule, config
         self.device = next(model.parameters()).device
         self.global_steps, self.passes, self.norm = 0, 0, torch.zeros(())
         trained = any(parameter.requires_grad for parameter in model.parameters())
@@ -77,12 +77,12 @@ class DDPEngine:
         self.norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.schedule.step()
+        self.lr_scheduler.step()
         self.global_steps, self.passes = self.global_steps + 1, 0
 
     def get_lr(self) -> list[float]:
         """Learning rate of each parameter group."""
-        return [float(rate) for rate in self.schedule.get_last_lr()]
+        return [float(rate) for rate in self.lr_scheduler.get_last_lr()]
 
     def get_global_grad_norm(self) -> float:
         """Norm of the last gradient before it was clipped."""
@@ -100,7 +100,7 @@ class DDPEngine:
         state = {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "schedule": self.lr_scheduler.state_dict(),
             "global_steps": self.global_steps,
         }
         torch.save(state, Path(folder) / tag / STATE)
@@ -113,7 +113,7 @@ class DDPEngine:
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.lr_scheduler.load_state_dict(state["schedule"])
         self.global_steps = state["global_steps"]
         return str(path), None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -141,13 +142,11 @@ def _go_on(job: dict[str, Any], source: str | None, write: str | None, steps: in
     gradient = _gradient_at(worker.engine, BEFORE)
     progress = Progress(worker.training, worker.total_steps, worker.rank, None, worker.load)
     plan, losses, seen = worker.plan(position.epoch), [], []
-    for index, batch in worker.batches(plan, position.batch):
-        if len(losses) == steps:
-            break
+    for whole, batch in islice(worker.batches(plan, position.batch), steps):
         seen.append(batch.study_id.tolist())
-        parts = worker.step(batch, plan.batch(index))
+        parts = worker.step(batch, whole)
         losses.append(sum_over_ranks(torch.stack(list(parts.values()))).tolist())
-        position.step, position.batch = position.step + 1, index + 1
+        position.step, position.batch = position.step + 1, position.batch + 1
         if write and position.step == BEFORE:
             Path(write).mkdir(parents=True, exist_ok=True)
             checkpoint.save(worker.engine, Path(write), position, worker.training, progress.interval())

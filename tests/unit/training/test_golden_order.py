@@ -45,7 +45,7 @@ def order(workers: int, start: tuple[int, int] = (0, 0)) -> str:
     for epoch, plan in enumerate(plans()):
         for batch in range(len(plan.rows)):
             if (epoch, batch) >= start:
-                shares = [plan.share(batch, rank, workers) for rank in range(workers)]
+                shares = [plan.batch(batch, workers).share(rank) for rank in range(workers)]
                 lines.append(f"{epoch} {batch} {' '.join(map(str, study_id[np.concatenate(shares)]))}\n")
     return "".join(lines)
 
