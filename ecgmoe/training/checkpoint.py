@@ -126,6 +126,7 @@ def _interval_of_all(folder: Path, workers: int) -> Interval:
         losses={name: weight * sum(each["losses"][name] for each in intervals) for name in first["losses"]},
         load=weight * sum(each["load"] for each in intervals),
         steps=first["steps"],
+        waited=first["waited"],
         seconds=first["seconds"],
         dead=first["dead"],
     )

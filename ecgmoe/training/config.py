@@ -20,6 +20,8 @@ class TrainingConfig:
 
     Attributes:
         num_workers: W, data-parallel Ray Train workers (ranks).
+        min_workers: go on with as few when a node is lost, and take more, up to num_workers, when there are some; 0 waits for
+            all of num_workers.
         use_gpu: one GPU per worker; without it each worker has one CPU and gloo.
         engine: "deepspeed", or "ddp", torch's own DistributedDataParallel, which shards nothing: the baseline.
         zero_stage: DeepSpeed ZeRO stage 0, 1, 2 or 3.
@@ -49,6 +51,7 @@ class TrainingConfig:
     """
 
     num_workers: int = 2
+    min_workers: int = 0
     use_gpu: bool = False
     engine: EngineName = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -75,6 +78,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         require(self.num_workers >= 1, f"num_workers must be at least 1, got {self.num_workers}")
+        require(
+            0 <= self.min_workers <= self.num_workers,
+            f"min_workers must be between 0 and num_workers {self.num_workers}, got {self.min_workers}",
+        )
         require(self.zero_stage in (0, 1, 2, 3), f"zero_stage must be 0, 1, 2 or 3, got {self.zero_stage}")
         require(
             self.engine == "deepspeed" or (self.zero_stage == 0 and self.offload == "none"),

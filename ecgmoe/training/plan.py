@@ -7,6 +7,7 @@ so any number of workers that divides the slots trains on the same batches, and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -47,9 +48,11 @@ class EpochPlan:
     dropped: int
 
     def batch(self, batch: int, workers: int) -> GlobalBatch:
-        """A global batch, its slots dealt out to the workers in order."""
-        rows = self.rows[batch].reshape(-1)
-        return GlobalBatch(rows=rows, counts=(len(rows) // workers,) * workers)
+        """A global batch, its slots dealt out to the workers in order; where they do not divide, some have one more."""
+        slots, per_slot = self.rows.shape[1:]
+        bounds = [rank * slots // workers * per_slot for rank in range(workers + 1)]
+        counts = tuple(stop - start for start, stop in pairwise(bounds))
+        return GlobalBatch(rows=self.rows[batch].reshape(-1), counts=counts)
 
 
 def epoch_plan(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import resource
 import time
-from collections.abc import Mapping
-from typing import Any, TypedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from ecgmoe.training.plan import EpochPlan
 from ecgmoe.training.routing import RoutingLoad
 from ecgmoe.training.tracking import Tracker
 
+T = TypeVar("T")
+
 
 class Interval(TypedDict):
     """What one rank has summed up since the last logged step: it travels with a checkpoint, so that no step is lost.
@@ -26,6 +29,7 @@ class Interval(TypedDict):
         load: sum of the gates, as `RoutingLoad` keeps it.
         steps: optimiser steps in these sums.
         seconds: that they took.
+        waited: seconds of these in which the training step waited for data.
         dead: experts that the alarm was raised for.
     """
 
@@ -33,6 +37,7 @@ class Interval(TypedDict):
     load: Tensor
     steps: int
     seconds: float
+    waited: float
     dead: list[str]
 
 
@@ -46,7 +51,7 @@ class Progress:
         self.config, self.total_steps, self.rank, self.tracker = config, total_steps, rank, tracker
         self.losses: dict[str, Tensor] = {}
         self.steps, self.started = 0, time.perf_counter()
-        self.last_step, self.dropped = self.started, 0
+        self.last_step, self.dropped, self.waited = self.started, 0, 0.0
 
     def interval(self) -> Interval:
         """What is summed up since the last logged step."""
@@ -55,6 +60,7 @@ class Progress:
             "load": self.load.total.cpu(),
             "steps": self.steps,
             "seconds": self.last_step - self.started,
+            "waited": self.waited,
             "dead": sorted(self.dead),
         }
 
@@ -64,7 +70,18 @@ class Progress:
         self.losses = {name: value.to(device) for name, value in interval["losses"].items()}
         self.load.total = interval["load"].to(device)
         self.steps, self.dead = interval["steps"], set(interval["dead"])
-        self.started = self.last_step - interval["seconds"]
+        self.started, self.waited = self.last_step - interval["seconds"], interval["waited"]
+
+    def waiting_for(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches, with the time counted that the training step waits for each."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(iterator, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
 
     def epoch_starts(self, epoch: int, plan: EpochPlan) -> None:
         """Say how many records the epoch leaves out."""
@@ -110,11 +127,13 @@ class Progress:
                 "train/learning_rate": engine.get_lr()[0],
                 "train/records_per_s": rate,
                 "train/epoch": epoch + 1,
+                "train/gradient_norm": engine.get_global_grad_norm(),
+                "train/data_wait_share": self.waited / (self.steps * seconds),
+                "train/memory_gb": peak_memory() / 1e9,
             }
-            metrics["train/gradient_norm"] = engine.get_global_grad_norm()
             self.tracker.log(metrics | self.load.metrics(load), step, series="train/epoch")
             self._alarm(set(self.load.dead(load)))
-        self.losses, self.steps, self.started = {}, 0, self.last_step
+        self.losses, self.steps, self.started, self.waited = {}, 0, self.last_step, 0.0
 
     def _alarm(self, dead: set[str]) -> None:
         """Say once when an expert falls idle."""
@@ -145,6 +164,14 @@ class Progress:
     def goes_on(self) -> None:
         """Leave what was done since the last step (validation, a checkpoint) out of the rate."""
         self.started += time.perf_counter() - self.last_step
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has held: of its GPU where it has one, else of main memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    # Linux counts in KiB.
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 MAIN_METRIC = {"rr": "mae", "age": "mae", "sex": "auroc", "potassium": "auroc", "arrhythmia": "f1_macro"}

@@ -7,13 +7,16 @@ STORAGE/NAME/model/          the best model, ready to predict
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import platform
 import re
 import shutil
 import subprocess
 import time
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,19 @@ WORKER_ENVIRONMENT = {
 }
 
 
-LAYOUT = ("num_workers", "zero_stage", "accumulation", "read_ahead", "checkpoint_every", "log_every", "max_failures")
+LAYOUT = (
+    "engine",
+    "num_workers",
+    "min_workers",
+    "zero_stage",
+    "offload",
+    "bucket_mb",
+    "accumulation",
+    "read_ahead",
+    "checkpoint_every",
+    "log_every",
+    "max_failures",
+)
 """Options of `TrainingConfig` that a run may change between two starts: none of them changes what it computes."""
 
 
@@ -101,6 +116,16 @@ def code_revision() -> dict[str, str]:
     return {"version": ecgmoe.__version__, "revision": found or "unknown"}
 
 
+def environment() -> dict[str, str]:
+    """Python and the packages that decide what a training computes."""
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "deepspeed", "ray", "numpy", "transformers", "peft", "momentfm"):
+        # momentfm is an extra.
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
 def check_resources(training: configuration.TrainingConfig) -> None:
     """Refuse a layout that would wait for ever for workers that no node can hold.
 
@@ -110,10 +135,11 @@ def check_resources(training: configuration.TrainingConfig) -> None:
     connect()
     kind = "GPU" if training.use_gpu else "CPU"
     there = int(ray.cluster_resources().get(kind, 0))
-    if training.num_workers > there:
+    needed = training.min_workers or training.num_workers
+    if needed > there:
         hint = ", or --training.no-use-gpu to train on CPUs" if training.use_gpu else ""
         raise ValueError(
-            f"{training.num_workers} workers need {training.num_workers} {kind}s and this cluster has {there}: set "
+            f"{needed} workers need {needed} {kind}s and this cluster has {there}: set "
             f"--training.num-workers to at most {there}{hint}"
         )
 
@@ -227,10 +253,12 @@ def trainer(job: WorkerJob, training: configuration.TrainingConfig, run: Store) 
     environment = dict(WORKER_ENVIRONMENT)
     if not training.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
+    fixed = training.min_workers in (0, training.num_workers)
+    workers = training.num_workers if fixed else (training.min_workers, training.num_workers)
     return TorchTrainer(
         train_worker,
         train_loop_config=asdict(job),
-        scaling_config=ScalingConfig(num_workers=training.num_workers, use_gpu=training.use_gpu),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=training.use_gpu),
         run_config=RunConfig(
             name="checkpoints",
             storage_path=run.root,
@@ -264,7 +292,7 @@ def mlflow_run(run: Store, uri: str, config: configuration.RunConfig, data: Prep
     run_id = tracking.create_run(
         uri,
         name,
-        {**to_dict(config), **digests},
+        {**to_dict(config), **digests, **{f"environment.{key}": value for key, value in environment().items()}},
         {"revision": code_revision()["revision"], "random_backbones": ",".join(config.random_backbones)},
         artifacts=run.path("../mlflow-artifacts") if not run.local else str(Path(run.root).parent / "mlflow-artifacts"),
     )

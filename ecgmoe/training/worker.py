@@ -74,7 +74,7 @@ class Worker:
         for epoch in range(position.epoch, self.training.epochs):
             plan = self.plan(epoch)
             progress.epoch_starts(epoch, plan)
-            for whole, batch in self.batches(plan, position.batch):
+            for whole, batch in progress.waiting_for(self.batches(plan, position.batch)):
                 losses = self.step(batch, whole)
                 position.step, position.batch = position.step + 1, position.batch + 1
                 progress.step(epoch, position.step, losses, self.engine)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -10,12 +12,15 @@ import torch
 import torch.distributed as dist
 
 from ecgmoe.training import checkpoint
-from ecgmoe.training.progress import Interval
+from ecgmoe.training.config import TrainingConfig
+from ecgmoe.training.progress import Interval, Progress
+from ecgmoe.training.routing import RoutingLoad
 
 
 def interval(rank: int) -> Interval:
     losses = {"rr": torch.tensor(1.0 + rank), "age": torch.tensor(10.0 * rank)}
-    return Interval(losses=losses, load=torch.full((2, 3), 1.0 + rank), steps=4, seconds=2.0, dead=["rhythm_1_2_4"])
+    load = torch.full((2, 3), 1.0 + rank)
+    return Interval(losses=losses, load=load, steps=4, seconds=2.0, waited=0.5, dead=["rhythm_1_2_4"])
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -42,3 +47,19 @@ def test_random_numbers_of_another_layout_depend_on_seed_rank_and_step() -> None
             checkpoint._seed_anew(seed, step)
         drawn.add(torch.rand(1).item())
     assert len(drawn) == 4
+
+
+def test_the_time_that_a_step_waits_for_data_is_counted() -> None:
+    def slow() -> Iterator[int]:
+        for number in range(3):
+            time.sleep(0.05)
+            yield number
+
+    load = RoutingLoad(["rr"], [], torch.device("cpu"))
+    progress = Progress(TrainingConfig(), 10, 0, None, load)
+    started = time.perf_counter()
+    for _ in progress.waiting_for(slow()):
+        time.sleep(0.2)
+    # No sleep is shorter than it says, and what the loop does with a batch is no waiting.
+    assert 0.15 <= progress.waited <= time.perf_counter() - started - 0.6
+    assert progress.interval()["waited"] == progress.waited

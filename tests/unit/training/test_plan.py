@@ -23,14 +23,16 @@ def test_every_record_is_trained_once_and_the_tail_is_counted() -> None:
     assert set(used) <= set(range(0, 1000, 2))
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 5, 8])
 def test_the_shares_of_the_workers_make_up_the_global_batch_in_order(workers: int) -> None:
     plan = a_plan()
     for batch in range(len(plan.rows)):
         whole = plan.batch(batch, workers)
         shares = [whole.share(rank) for rank in range(workers)]
         assert np.array_equal(np.concatenate(shares), plan.rows[batch].reshape(-1))
-        assert [whole.first(rank) for rank in range(workers)] == [rank * 32 // workers for rank in range(workers)]
+        # Eight slots of four records: after the loss of a node the workers left may have a slot more or less.
+        assert [whole.first(rank) for rank in range(workers)] == [4 * (rank * 8 // workers) for rank in range(workers)]
+        assert max(whole.counts) - min(whole.counts) in (0, 4)
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
