@@ -71,7 +71,7 @@ class Running:
 
 
 @contextmanager
-def running(log: Path, name: str, *arguments: str) -> Iterator[Running]:
+def running(log: Path, name: str, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[Running]:
     """Start jobs/<name>.py in the background; it and its children are gone afterwards, whatever happens."""
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -79,7 +79,7 @@ def running(log: Path, name: str, *arguments: str) -> Iterator[Running]:
             cwd=REPOSITORY,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **(environment or {})},
             start_new_session=True,
         )
     started = psutil.Process(process.pid)
