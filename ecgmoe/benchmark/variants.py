@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ecgmoe.config import RunConfig
@@ -15,6 +13,7 @@ from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.frontend import CHARACTERISTICS, SUMMARY
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.tasks import Task
+from ecgmoe.training.activations import kept_bytes
 from ecgmoe.training.build import build_backbones, build_model
 from ecgmoe.variants import VARIANTS, variant
 
@@ -39,8 +38,8 @@ def variants_benchmark(config: RunConfig, records: int = 32) -> dict[str, Any]:
 
 def _count(config: RunConfig, records: int) -> dict[str, float]:
     backbones = build_backbones(config)
-    model = build_model(config, _neutral(config.task_table()), backbones)
-    batch = _noise(records)
+    model = build_model(config, neutral_statistics(config.task_table()), backbones)
+    batch = noise(records)
     batch.features = {
         each.name: torch.randn(records, backbones[each.name].tokens, backbones[each.name].width)
         for each in config.cached
@@ -57,23 +56,7 @@ def _count(config: RunConfig, records: int) -> dict[str, float]:
     }
 
 
-def kept_bytes(forward: Callable[[], object]) -> int:
-    """Bytes that autograd keeps for the backward pass of what `forward` computes, each storage once."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = forward()  # held until all is counted: a freed storage would give its address to the next
-    total = sum(kept.values())
-    del output
-    return total
-
-
-def _noise(records: int) -> ECGBatch:
+def noise(records: int) -> ECGBatch:
     generator = torch.Generator().manual_seed(0)
     signal = torch.randn(records, N_LEADS, N_SAMPLES, generator=generator) * 200
     return ECGBatch(
@@ -84,7 +67,7 @@ def _noise(records: int) -> ECGBatch:
     )
 
 
-def _neutral(tasks: tuple[Task, ...]) -> TrainingStatistics:
+def neutral_statistics(tasks: tuple[Task, ...]) -> TrainingStatistics:
     """Statistics that leave everything as it is."""
     regression = [task.name for task in tasks if task.kind == "regression"]
     return TrainingStatistics(
