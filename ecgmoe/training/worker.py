@@ -25,6 +25,7 @@ from ecgmoe.training.checkpoint import Position
 from ecgmoe.training.engine import initialise
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.loader import BatchReader
+from ecgmoe.training.memory_report import PROBED, log_memory, plan_memory
 from ecgmoe.training.plan import EpochPlan, GlobalBatch, epoch_plan
 from ecgmoe.training.progress import Interval, Progress
 from ecgmoe.training.routing import RoutingLoad
@@ -52,6 +53,9 @@ class Worker:
         self.total_steps = self.steps_per_epoch * self.training.epochs
         self.backbones = build_backbones(self.config)
         model = build_model(self.config, self.statistics, self.backbones)
+        probe = self.rows[:PROBED]
+        # Before the engine takes the weights apart.
+        self.memory = plan_memory(model, self.training, self.reader.read(probe)) if self.rank == 0 else None
         self.engine = initialise(model, self.training, self.total_steps)
         self.device = self.engine.device
         shared = self.config.model.routing_is_shared
@@ -68,6 +72,7 @@ class Worker:
         Without any epoch the untrained model is validated and saved.
         """
         position, interval = self.resume()
+        log_memory(self.tracker, self.memory)
         progress = Progress(self.training, self.total_steps, self.rank, self.tracker, self.load)
         if interval:
             progress.resume(interval)

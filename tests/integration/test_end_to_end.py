@@ -59,6 +59,7 @@ def test_the_whole_way(folder: Path, call: Callable[..., str]) -> None:
     options = ("--data", data, "--run", "first", "--storage", storage, "--training.epochs", "2")
     said = call("train", "my_lab:six", *options)
     assert "epoch 2/2" in said
+    assert "memory per worker, predicted: " in said
     run = folder / "runs" / "first"
     metrics = json.loads((run / "report" / "metrics.json").read_text())
     check_metrics(metrics)
@@ -108,6 +109,7 @@ def check_tracking(run: Path) -> None:
     known = json.loads((run / "mlflow.json").read_text())
     logged = MlflowClient(known["tracking_uri"]).get_run(known["run_id"]).data.metrics
     assert {"train/loss_rr", "train/learning_rate", "validation/score", "routing/dead_experts"} <= set(logged)
+    assert logged["memory/predicted_total_bytes"] > logged["memory/predicted_parameters_bytes"] > 0
     shares = [
         value for name, value in logged.items() if name.startswith("routing/sex/") and not name.endswith("entropy")
     ]
