@@ -2,6 +2,7 @@
 
 prepare: records per second on one and two workers, beside the sum of its parts
 embed: records per second of each backbone, beside bare PyTorch loops over the same batches
+memory: resident memory of a training step at each ZeRO stage on two workers, beside the prediction
 variants: parameters, FLOPs and activation memory of ECG-MoE and of what it is compared with
 scale: so many simulated ECGs through prepare: disk and memory
 index: tables of so many studies: the driver's memory
@@ -37,7 +38,7 @@ class Options:
         out: JSON file for the result.
     """
 
-    stage: Literal["prepare", "embed", "variants", "scale", "index", "labevents"]
+    stage: Literal["prepare", "embed", "memory", "variants", "scale", "index", "labevents"]
     dataset: DatasetName = "simulated"
     root: str | None = None
     size: int = 2000
@@ -54,6 +55,8 @@ def main(argv: list[str]) -> None:
         result = _stages(options, Path(folder))[options.stage]()
     text = json.dumps({"stage": options.stage, "machine": _machine(), **result}, indent=2)
     print(text)
+    if "markdown" in result:
+        print(result["markdown"])
     if options.out:
         Path(options.out).write_text(text + "\n")
 
@@ -76,6 +79,11 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
         run_prepare("simulated", str(scratch / "raw"), str(scratch / "data"))
         return embed_benchmark(str(scratch / "data"), repeats=options.repeats)
+
+    def memory() -> dict[str, Any]:
+        from ecgmoe.benchmark.training_memory import memory_benchmark
+
+        return memory_benchmark()
 
     def variants() -> dict[str, Any]:
         from ecgmoe.benchmark.variants import variants_benchmark
@@ -101,6 +109,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
     return {
         "prepare": prepare,
         "embed": embed,
+        "memory": memory,
         "variants": variants,
         "scale": scale,
         "index": index,

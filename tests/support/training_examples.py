@@ -106,3 +106,47 @@ def job_of(config: RunConfig, data: Path) -> dict[str, Any]:
         "tracking_uri": f"sqlite:///{data.parent}/mlflow.db",
         "mlflow_run_id": "unused",
     }
+
+
+def optimiser_state(configs: list[RunConfig]) -> list[dict[str, Any]]:
+    """What the optimiser of this rank really holds after a step of each configuration; call it on every rank.
+
+    Returns:
+        By configuration: elements of its state (of moments, without counters) and of DeepSpeed's master weights, elements
+        of all and of trained parameters, and how many frozen parameters have a gradient.
+    """
+    from ecgmoe.benchmark.training_memory import NoiseTraining
+
+    results = []
+    for config in configs:
+        training = NoiseTraining(config)
+        engine, frozen = training.engine, [p for p in training.engine.module.parameters() if not p.requires_grad]
+        counted: list[int] = []
+        # Looked at before the step clears the gradients.
+        whole_step = engine.step
+
+        def step(engine: Any = engine, frozen: Any = frozen, counted: Any = counted, go: Any = whole_step) -> None:
+            counted.append(sum(parameter.grad is not None for parameter in frozen))
+            go()
+
+        engine.step = step
+        training.step()
+        basic = engine.optimizer if config.training.zero_stage == 0 else engine.optimizer.optimizer
+        master = {
+            0: [],
+            1: getattr(engine.optimizer, "single_partition_of_fp32_groups", []),
+            2: getattr(engine.optimizer, "single_partition_of_fp32_groups", []),
+            3: getattr(engine.optimizer, "fp32_partitioned_groups_flat", []),
+        }[config.training.zero_stage]
+        state = [value for each in basic.state.values() for value in each.values() if isinstance(value, Tensor)]
+        results.append(
+            {
+                "state": sum(value.numel() for value in state if value.ndim),
+                "master": sum(partition.numel() for partition in master),
+                "parameters": training.sizes.parameters,
+                "trained": training.sizes.trained,
+                "frozen_with_gradient": sum(counted),
+            }
+        )
+        engine.destroy()
+    return results
