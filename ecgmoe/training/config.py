@@ -114,3 +114,8 @@ class TrainingConfig:
         require(self.checkpoint_every >= 0, f"checkpoint_every must be >= 0, got {self.checkpoint_every}")
         require(self.log_every >= 1, f"log_every must be at least 1, got {self.log_every}")
         require(self.max_failures >= 0, f"max_failures must be >= 0, got {self.max_failures}")
+
+    @property
+    def bucket_elements(self) -> int:
+        """fp32 numbers in `bucket_mb`."""
+        return int(self.bucket_mb * 1e6 / 4)

@@ -15,12 +15,10 @@ from ecgmoe.training.config import TrainingConfig
 from ecgmoe.training.ddp import DDPEngine
 from ecgmoe.training.optimizer import make_optimizer, make_schedule
 
-FP32_BYTES = 4
-
 
 def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
     """DeepSpeed's own configuration for this run."""
-    bucket = int(config.bucket_mb * 1e6 / FP32_BYTES)
+    bucket = config.bucket_elements
     zero: dict[str, Any] = {
         "stage": config.zero_stage,
         # Overlap needs streams, which a CPU has not.

@@ -15,7 +15,6 @@ from ecgmoe.model.batch import ECGBatch
 from ecgmoe.readable import size
 from ecgmoe.training.activations import measure_forward
 from ecgmoe.training.config import TrainingConfig
-from ecgmoe.training.engine import BUCKET_ELEMENTS
 from ecgmoe.training.memory import ZERO_STAGES, MemoryPlan, Sizes, Stage, predict
 from ecgmoe.training.tracking import Tracker
 
@@ -37,7 +36,7 @@ def sizes_of(model: nn.Module, training: TrainingConfig, probe: ECGBatch) -> Siz
         records=training.global_batch // training.num_workers // training.accumulation,
         activation_bytes=forward.kept_bytes,
         accumulates=training.accumulation > 1,
-        bucket=BUCKET_ELEMENTS,
+        bucket=training.bucket_elements,
         gpu=training.use_gpu,
     )
 
@@ -51,15 +50,16 @@ def plan_memory(model: nn.Module, training: TrainingConfig, probe: ECGBatch) -> 
         probe: some records, to count activations on.
     """
     sizes = sizes_of(model, training, probe)
-    plan = predict(training.zero_stage, sizes)
-    print(describe(plan, f"ZeRO {training.zero_stage}"), flush=True)
+    stage: Stage = "ddp" if training.engine == "ddp" else training.zero_stage
+    plan = predict(stage, sizes)
+    print(describe(plan, "DDP" if stage == "ddp" else f"ZeRO {stage}"), flush=True)
     if training.use_gpu:
         there = torch.cuda.mem_get_info()[0]
     else:
         # What is free lies beside the weights, which are part of the plan and there already.
         held = sum(each.numel() * each.element_size() for each in model.parameters())
         there = free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size())) + held
-    if warning := shortage(sizes, training.zero_stage, there):
+    if warning := shortage(sizes, stage, there):
         print(warning, flush=True)
     return plan
 
@@ -106,4 +106,5 @@ def free_memory() -> int:
 def log_memory(tracker: Tracker | None, plan: MemoryPlan | None) -> None:
     """Log the plan to MLflow, where this rank has both."""
     if tracker and plan:
-        tracker.log({f"memory/predicted_{name}_bytes": float(value) for name, value in asdict(plan).items()}, 0)
+        metrics = {f"memory/predicted_{name}_bytes": float(value) for name, value in asdict(plan).items()}
+        tracker.log(metrics, 0, series="memory/predicted_total_bytes")
