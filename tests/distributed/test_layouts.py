@@ -25,7 +25,7 @@ pytestmark = pytest.mark.distributed
 AFTER = 20
 Layout = tuple[int, int]
 """Workers, ZeRO stage."""
-PAIRS: list[tuple[Layout, Layout]] = [((2, 1), (1, 0)), ((2, 3), (4, 2)), ((1, 2), (4, 3))]
+PAIRS: list[tuple[Layout, Layout]] = [((2, 1), (1, 0)), ((2, 3), (4, 2))]
 ALL = list(itertools.product((1, 2, 4), (0, 1, 2, 3)))
 
 
@@ -49,8 +49,9 @@ class Grid:
         jobs: dict[Any, dict[str, Any]] = {}
         for source in sorted({source for source, _ in pairs}):
             jobs[source] = {"source": None, "write": self.folder(root, source), "steps": BEFORE + AFTER}
-        # Four workers validate with the same weights as the others, if nothing else.
-        jobs.setdefault((4, 0), {"source": None, "write": None, "steps": 0})
+        # One and four workers validate with the same weights as the others, if nothing else.
+        for workers in (1, 4):
+            jobs.setdefault((workers, 0), {"source": None, "write": None, "steps": 0})
         for source, target in pairs:
             jobs[source, target] = {"source": self.folder(root, source), "write": None, "steps": AFTER}
         self.found: dict[Any, list[dict[str, Any]]] = {}
@@ -134,7 +135,7 @@ def test_another_layout_goes_on_with_the_same_training(grid: Grid, source: Layou
 def test_validation_does_not_depend_on_the_number_of_workers(grid: Grid) -> None:
     """With the same weights, but other records in a pass: matrix products of fewer rows may round in another order, and all
     metrics are smooth in that, or do not change at all (a rank, a class)."""
-    one, *others = (grid.found[layout][0]["metrics"] for layout in ((1, 2), (2, 1), (4, 0)))
+    one, *others = (grid.found[layout][0]["metrics"] for layout in ((1, 0), (2, 1), (4, 0)))
     assert set(one) >= {"rr", "age", "sex"}
     for other in others:
         assert other.keys() == one.keys()
