@@ -23,7 +23,8 @@ from ecgmoe.pipeline.prepare import prepare
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store, digest_of
 from ecgmoe.training import tracking
-from ecgmoe.training.run import check_labels, check_name, train
+from ecgmoe.training.identity import check_name
+from ecgmoe.training.run import check_labels, train
 
 DEMONSTRATION = SimulationConfig(patients=3000, studies=5000)
 """The embedded default: small enough for two cores and minutes, large enough that all five tasks are learnt."""

@@ -1,22 +1,17 @@
 """The driver of one training: checks, statistics, the MLflow run, Ray Train, and the run folder.
 
-STORAGE/NAME/config.json     configuration, data and code revision; a run name belongs to one of them (but for `LAYOUT`)
+STORAGE/NAME/config.json     configuration, data and code revision; a run name belongs to one of them (`identity`)
 STORAGE/NAME/checkpoints/    Ray Train's own folder: the best and the last checkpoint
 STORAGE/NAME/model/          the best model, ready to predict
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import platform
-import re
 import shutil
-import subprocess
 import time
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +20,14 @@ import ray
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-import ecgmoe
 from ecgmoe import config as configuration
-from ecgmoe.config_tools import differing_keys, to_dict
+from ecgmoe.config_tools import to_dict
 from ecgmoe.pipeline.prepared import PreparedData, split_rows
 from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.store import StorageError, Store
 from ecgmoe.training import tracking
 from ecgmoe.training.fit_statistics import training_statistics
+from ecgmoe.training.identity import code_revision, environment, refuse_other_run, run_identity
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.plan import epoch_plan
 
@@ -46,84 +41,6 @@ WORKER_ENVIRONMENT = {
     # A report that one rank never reaches would otherwise wait for ever.
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",
 }
-
-
-LAYOUT = (
-    "engine",
-    "num_workers",
-    "min_workers",
-    "zero_stage",
-    "offload",
-    "bucket_mb",
-    "accumulation",
-    "read_ahead",
-    "checkpoint_every",
-    "log_every",
-    "max_failures",
-)
-"""Options of `TrainingConfig` that a run may change between two starts: none of them changes what it computes."""
-
-
-def check_name(name: str) -> None:
-    """Refuse a run name that is not one folder name."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise ValueError(
-            f"run name {name!r}: use letters, digits, '.', '_' and '-', at most 100, beginning with a letter or digit"
-        )
-
-
-def run_identity(config: configuration.RunConfig, data: PreparedData) -> dict[str, Any]:
-    """What a run name stands for: two of these that differ are two runs."""
-    return {
-        "config": to_dict(config),
-        "data": {
-            "folder": data.store.root,
-            **{key: data.manifest[key] for key in ("dataset", "records_key", "labels_sha256")},
-        },
-        "features": data.features,
-    }
-
-
-def refuse_other_run(run: Store, identity: dict[str, Any]) -> list[str]:
-    """Make sure that the run name, where it is taken, stands for the same.
-
-    Returns:
-        The options of `LAYOUT` that changed since the run last started, as "key: old -> new".
-
-    Raises:
-        ValueError: it stands for something else; the message names the keys that differ.
-    """
-    if not run.exists("config.json"):
-        return []
-    stored = run.read_json("config.json")
-    stored.pop("code", None)
-    differing = differing_keys(stored, identity)
-    changed = [line for line in differing if line.partition(":")[0] in {f"config.training.{name}" for name in LAYOUT}]
-    if other := [line for line in differing if line not in changed]:
-        raise ValueError(
-            f"the run {run.root} has another configuration ({'; '.join(other)}): choose another --run, or the old values"
-        )
-    return changed
-
-
-def code_revision() -> dict[str, str]:
-    """Version and, in a checkout, git revision."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
-    except OSError:
-        found = ""
-    return {"version": ecgmoe.__version__, "revision": found or "unknown"}
-
-
-def environment() -> dict[str, str]:
-    """Python and the packages that decide what a training computes."""
-    versions = {"python": platform.python_version()}
-    for package in ("torch", "deepspeed", "ray", "numpy", "transformers", "peft", "momentfm"):
-        # momentfm is an extra.
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions
 
 
 def check_resources(training: configuration.TrainingConfig) -> None:

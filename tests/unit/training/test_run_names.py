@@ -11,10 +11,10 @@ from ecgmoe.config import tiny
 from ecgmoe.config_tools import to_dict
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training.config import TrainingConfig
-from ecgmoe.training.run import LAYOUT, check_name, refuse_other_run
+from ecgmoe.training.identity import LAYOUT, check_name, refuse_other_run
 
 IDENTITY = {
-    "config": {"model": {"width": 48}, "tasks": ["rr", "age"]},
+    "config": to_dict(tiny()),
     "data": {"folder": "/data/a", "labels_sha256": "1"},
     "features": {"moment": "moment-1"},
 }
@@ -28,11 +28,22 @@ def test_the_same_run_goes_on(tmp_path: Path) -> None:
     refuse_other_run(run, IDENTITY)
 
 
+def test_a_run_that_is_older_than_an_option_goes_on(tmp_path: Path) -> None:
+    run = Store(tmp_path)
+    stored = {**IDENTITY, "config": to_dict(tiny())}
+    del stored["config"]["training"]["epsilon"]
+    run.write_json("config.json", stored)
+    assert refuse_other_run(run, IDENTITY) == []
+    changed = replace(tiny(), training=replace(tiny().training, epsilon=1e-6))
+    with pytest.raises(ValueError, match=r"config.training.epsilon: 1e-08 -> 1e-06"):
+        refuse_other_run(run, {**IDENTITY, "config": to_dict(changed)})
+
+
 def test_another_configuration_or_dataset_is_refused_with_the_keys(tmp_path: Path) -> None:
     run = Store(tmp_path)
     run.write_json("config.json", {**IDENTITY, "code": {"revision": "abc"}})
     other = {
-        "config": {"model": {"width": 64}, "tasks": ["rr", "age"]},
+        "config": to_dict(replace(tiny(), model=replace(tiny().model, width=64))),
         "data": {"folder": "/data/b", "labels_sha256": "2"},
         "features": {},
     }
