@@ -84,7 +84,7 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
         name: of the run.
         storage: folder or URL that holds runs.
         data: prepared folder; None takes the one that the run was trained on.
-        split: "test" writes report/, another split report-<split>/.
+        split: "test" writes report/, another split report-<split>/, other data report-<split>-<name of their folder>/.
 
     Returns:
         The content of metrics.json.
@@ -108,11 +108,16 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
     constants = Constants.fit(labels.filter(pc.equal(labels["split"], "train")), config.task_table())
     linear, about = linear_beside(trained_on, prepared, predictions["study_id"].to_numpy(), config.task_table())
     metrics = {**evaluate(predictions, constants, config.task_table(), linear=linear), "linear": about}
-    with store.writing(f"predictions/{split}.parquet") as file:
+    elsewhere = prepared.store.root != trained_on.store.root
+    # The run's own report stays what it is.
+    part = f"{split}-{prepared.store.root.rstrip('/').rpartition('/')[2]}" if elsewhere else split
+    with store.writing(f"predictions/{part}.parquet") as file:
         pq.write_table(predictions, file, compression="zstd")
     title = f"{name}: {split} split of {prepared.manifest['dataset']}, {len(predictions):,} records"
+    if elsewhere:
+        title += f"; trained on {trained_on.manifest['dataset']}"
     remarks = notes(config, prepared.manifest, metrics, store.read_json("model/config.json")["backbones"])
-    report = "report" if split == "test" else f"report-{split}"
+    report = "report" if part == "test" else f"report-{part}"
     routing = routing_summary(predictions, config.model.expert_names)
     # A picture is passed on without its report: it carries the report's remarks.
     pictures = heat_maps(routing, "\n".join([title, *remarks])) if routing else {}
@@ -126,7 +131,7 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
         store.write_text(f"{report}/{file_name}", text)
     print("\n" + text_table(metrics, title, remarks), flush=True)
     print(f"\nreport {store.path(report)}\nmodel  {store.path('model')}", flush=True)
-    track(store, metrics, split, report, pictures)
+    track(store, metrics, part, report, pictures)
     return metrics
 
 
@@ -153,12 +158,12 @@ def notes(
     return lines
 
 
-def track(store: Store, metrics: dict[str, Any], split: str, report: str, pictures: dict[str, bytes]) -> None:
+def track(store: Store, metrics: dict[str, Any], part: str, report: str, pictures: dict[str, bytes]) -> None:
     """Log the metrics, the report and its pictures to the run's own MLflow run."""
     known = store.read_json("mlflow.json")
     tracker = tracking.Tracker(known["tracking_uri"], known["run_id"])
     numbers = {
-        f"{split}/{task}_{key}": value
+        f"{part}/{task}_{key}": value
         for task, values in metrics["tasks"].items()
         for key, value in values.items()
         if isinstance(value, int | float)

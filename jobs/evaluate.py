@@ -16,7 +16,7 @@ class Options:
     Attributes:
         run: name of the run.
         storage: folder or URL that holds runs; $ECGMOE_HOME/runs by default.
-        data: prepared folder; the one that the run was trained on by default.
+        data: prepared folder; the one that the run was trained on by default. Other data have a report of their own.
         split: which records; "test" writes the run's report, the others go beside it.
     """
 
