@@ -145,6 +145,7 @@ def test_all_that_trains_gets_a_gradient_and_moves(results: Results) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_every_layout(data: Path) -> None:
     """The table of all layouts; prints the largest distances."""
     cases = [(name, *case) for name in OPTIMIZERS for case in EVERY_CASE]

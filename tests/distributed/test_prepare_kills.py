@@ -57,7 +57,7 @@ def kill_and_continue(folder: Path, kinds: list[str], studies: int) -> None:
                     assert run.process.poll() is None, run.text()
                     time.sleep(0.05)
             run.process.send_signal({"interrupt": signal.SIGINT, "terminate": signal.SIGTERM}.get(kind, signal.SIGKILL))
-            run.wait()
+            assert run.wait() != 0, f"prepare was done before {kind} {number}: give it more studies\n{run.text()}"
         assert not (data / "manifest.json").exists(), "the manifest is written last"
     said = job("prepare", *options)
     assert f"of {len(list((folder / 'expected' / 'records').iterdir()))} shards are there already" in said
@@ -71,7 +71,7 @@ def kill_and_continue(folder: Path, kinds: list[str], studies: int) -> None:
 
 
 def test_three_kills(tmp_path: Path) -> None:
-    kill_and_continue(tmp_path, ["driver", "worker", "interrupt"], studies=1600)
+    kill_and_continue(tmp_path, ["driver", "worker", "interrupt"], studies=2400)
 
 
 @pytest.mark.long
