@@ -1,4 +1,4 @@
-"""DeepSpeed: the engine of one rank, and the collectives that the loss needs."""
+"""The engine of one rank, DeepSpeed or plain DDP, and the collectives that the loss needs."""
 
 from __future__ import annotations
 

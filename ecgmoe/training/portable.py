@@ -24,7 +24,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ecgmoe.training.optimiser_state import STEP, OptimiserState
+from ecgmoe.training.optimizer_state import STEP, OptimizerState
 from ecgmoe.training.safetensors_stream import Entry, write_stream
 
 FILE = "portable.safetensors"
@@ -33,7 +33,7 @@ PARAMETER, BUFFER, SCHEDULE = "parameter", "buffer", "schedule"
 
 def save(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
     """Write the file; every rank must call it, and rank 0 alone writes."""
-    state = OptimiserState(engine)
+    state = OptimizerState(engine)
     entries = _entries(engine.module, state)
     values = _values(engine.module, state)
     if dist.get_rank() == 0:
@@ -51,7 +51,7 @@ def load(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
     """
     if not (folder / FILE).is_file():
         raise RuntimeError(f"{folder} has no {FILE}: its files are not whole")
-    state = OptimiserState(engine)
+    state = OptimizerState(engine)
     with safe_open(folder / FILE, "pt") as file:
         names = list(file.keys())
         kept = sorted({name.partition("/")[0] for name in names} - {PARAMETER, BUFFER})
@@ -82,7 +82,7 @@ def _buffers(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not isinstance(value, nn.Parameter)}
 
 
-def _entries(module: nn.Module, state: OptimiserState) -> list[Entry]:
+def _entries(module: nn.Module, state: OptimizerState) -> list[Entry]:
     """What the file holds, in the order of `_values`."""
     found = [
         Entry(name=f"{BUFFER}/{name}", dtype=value.dtype, shape=tuple(value.shape))
@@ -98,7 +98,7 @@ def _entries(module: nn.Module, state: OptimiserState) -> list[Entry]:
     return found
 
 
-def _values(module: nn.Module, state: OptimiserState) -> Iterator[Tensor]:
+def _values(module: nn.Module, state: OptimizerState) -> Iterator[Tensor]:
     """Every tensor of `_entries`, each gathered when it is asked for."""
     yield from _buffers(module).values()
     for parameter in _trained(module).values():

@@ -36,7 +36,14 @@ def config(layout: Layout) -> RunConfig:
         model=ModelConfig(width=16, dropout=0.0),
         loss=LossConfig(contrastive_weight=0.1),
         training=TrainingConfig(
-            num_workers=layout[0], zero_stage=layout[1], epochs=2, global_batch=4, slots=4, checkpoint_every=1
+            num_workers=layout[0],
+            zero_stage=layout[1],
+            epochs=2,
+            global_batch=4,
+            slots=4,
+            checkpoint_every=1,
+            # torch's default of 1e-8 divides the rounding of tiny gradients by numbers as tiny.
+            epsilon=1e-6,
         ),
     )
 

@@ -13,7 +13,7 @@ from ecgmoe.benchmark.training_memory import example, memory_benchmark
 from ecgmoe.config import RunConfig
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.training.config import TrainingConfig
-from training_examples import optimiser_state
+from training_examples import optimizer_state
 
 pytestmark = pytest.mark.distributed
 
@@ -33,12 +33,12 @@ def config(stage: int, mode: str = "frozen") -> RunConfig:
 @pytest.fixture(scope="module")
 def results() -> list[list[dict[str, Any]]]:
     """By stage and rank; the last ones with nothing frozen, at stage 0."""
-    ranks = run_distributed(optimiser_state, 2, [*map(config, STAGES), config(0, "full")])
+    ranks = run_distributed(optimizer_state, 2, [*map(config, STAGES), config(0, "full")])
     return [list(case) for case in zip(*ranks, strict=True)]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_only_what_trains_has_optimiser_state(results: list[list[dict[str, Any]]], stage: int) -> None:
+def test_only_what_trains_has_optimizer_state(results: list[list[dict[str, Any]]], stage: int) -> None:
     ranks = results[stage]
     trained, parameters = ranks[0]["trained"], ranks[0]["parameters"]
     assert parameters - trained > 10 * PADDING, "what is frozen must be more than the padding"

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint
 
 from ecgmoe.training.job import WorkerJob
+from training_examples import keep_gradients
 
 
 class Interrupted(Exception):
@@ -136,10 +137,7 @@ def _go_on(job: dict[str, Any], source: str | None, write: str | None, steps: in
     worker = Worker(WorkerJob(**job))
     position = checkpoint.load(worker.engine, Path(source), worker.training)[0] if source else Position()
     metrics = validate(worker.engine, worker.reader, worker.labels, worker.tasks, worker.training)["tasks"]
-    for group in worker.engine.optimizer.param_groups:
-        # torch's default of 1e-8 divides the rounding of tiny gradients by numbers as tiny.
-        group["eps"] = 1e-6
-    gradient = _gradient_at(worker.engine, BEFORE)
+    gradient = keep_gradients(worker.engine, BEFORE)
     progress = Progress(worker.training, worker.total_steps, worker.rank, None, worker.load)
     plan, losses, seen = worker.plan(position.epoch), [], []
     for whole, batch in islice(worker.batches(plan, position.batch), steps):
@@ -155,21 +153,3 @@ def _go_on(job: dict[str, Any], source: str | None, write: str | None, steps: in
     state = full_state(worker.engine)
     worker.engine.destroy()
     return {"losses": losses, "seen": seen, "gradient": gradient, "state": state, "metrics": metrics}
-
-
-def _gradient_at(engine: Any, step: int) -> dict[str, torch.Tensor]:
-    """Filled with the whole gradient of each parameter, before clipping, when the engine makes that step."""
-    from deepspeed.utils import safe_get_full_grad
-
-    found: dict[str, torch.Tensor] = {}
-    original = engine.step
-
-    def watched() -> None:
-        if engine.global_steps == step:
-            for name, parameter in engine.module.named_parameters():
-                if parameter.requires_grad:
-                    found[name] = safe_get_full_grad(parameter).detach().to("cpu", torch.float32, copy=True)
-        original()
-
-    engine.step = watched
-    return found

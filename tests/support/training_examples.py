@@ -75,15 +75,15 @@ def hide_labels(labels: dict[str, np.ndarray], share: float) -> None:
         values[generator.random(len(values)) < share] = np.nan
 
 
-def keep_gradients(engine: Any) -> dict[str, Tensor]:
-    """A dict that fills with the whole gradients of the engine's first step, before they are clipped."""
+def keep_gradients(engine: Any, at: int = 0) -> dict[str, Tensor]:
+    """A dict that fills with the whole gradients of one of the engine's steps, before they are clipped."""
     from deepspeed.utils import safe_get_full_grad
 
     kept: dict[str, Tensor] = {}
     step = engine.step
 
     def step_and_keep() -> None:
-        if engine.is_gradient_accumulation_boundary() and not kept:
+        if engine.is_gradient_accumulation_boundary() and engine.global_steps == at:
             for name, parameter in engine.module.named_parameters():
                 gradient = safe_get_full_grad(parameter) if parameter.requires_grad else None
                 if gradient is not None:
@@ -108,7 +108,7 @@ def job_of(config: RunConfig, data: Path) -> dict[str, Any]:
     }
 
 
-def optimiser_state(configs: list[RunConfig]) -> list[dict[str, Any]]:
+def optimizer_state(configs: list[RunConfig]) -> list[dict[str, Any]]:
     """What the optimiser of this rank really holds after a step of each configuration; call it on every rank.
 
     Returns:

@@ -68,7 +68,7 @@ def test_a_table_that_is_never_read_is_never_gathered() -> None:
 
 
 @pytest.mark.parametrize("stage", EVERY)
-def test_frozen_parameters_add_no_optimiser_state_and_no_gradients(stage: Any) -> None:
+def test_frozen_parameters_add_no_optimizer_state_and_no_gradients(stage: Any) -> None:
     before, after = predict(stage, SIZES), predict(stage, replace(SIZES, parameters=100 + 1000, gathered=100))
     assert (after.optimiser, after.gradients, after.activations) == (
         before.optimiser,

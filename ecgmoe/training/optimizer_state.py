@@ -25,7 +25,7 @@ from torch import Tensor, nn
 STEP = "step"
 
 
-class OptimiserState:
+class OptimizerState:
     """The optimiser of an engine. `parameter` and `get` are collective calls: every rank must make them, in one order.
 
     Attributes:
