@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import pydoc
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tyro
+
+from ecgmoe.worker_errors import last_line, raised
 
 T = TypeVar("T")
 
@@ -87,6 +87,10 @@ def run_job(main: Callable[[list[str]], None]) -> None:
         sys.exit(code)
 
 
+SAID_IN_ONE_LINE = (ValueError, OSError, FloatingPointError, MemoryError)
+"""Mistakes of the user, of the data or of the storage, a training that diverges, and too little memory."""
+
+
 def _reason(error: Exception) -> tuple[str | None, int]:
     """One line about a failure and the exit code: 2 for a mistake of the user, of the data or of the storage.
 
@@ -94,32 +98,16 @@ def _reason(error: Exception) -> tuple[str | None, int]:
     """
     # Ray's errors first: some are made to look like their cause's class, with a whole traceback for a message.
     if type(error).__module__.split(".")[0] != "ray":
-        return (str(error), 2) if isinstance(error, (ValueError, OSError)) else (None, 1)
+        return (str(error), 2) if isinstance(error, SAID_IN_ONE_LINE) else (None, 1)
     failures = getattr(error, "worker_failures", None)
     if not failures:
         return _users_mistake(str(error)), 2
     reasons = {rank: _users_mistake(str(failure)) for rank, failure in failures.items()}
-    lines = [f"worker {rank}: {reason or _last_line(failures[rank])}" for rank, reason in reasons.items()]
+    lines = [f"worker {rank}: {reason or last_line(failures[rank])}" for rank, reason in reasons.items()]
     return "; ".join(lines), 2 if all(reasons.values()) else 1
 
 
-# The line of a traceback that names the exception. Ray's own wrap it and tell nothing more.
-_EXCEPTION_LINE = re.compile(r"^(?!ray\.)([A-Za-z_][\w.]*(?:Error|Fault|Exception)): (.*)", re.MULTILINE)
-
-
 def _users_mistake(traceback: str) -> str | None:
-    """The message of a traceback's last exception, where that is a ValueError or an OSError; None for any other.
-
-    What happens in a worker comes back as text, and Ray writes its own advice below it.
-    """
-    raised = _EXCEPTION_LINE.findall(traceback)
-    if not raised:
-        return None
-    name, message = raised[-1]
-    kind = pydoc.locate(name)
-    return message if isinstance(kind, type) and issubclass(kind, (ValueError, OSError)) else None
-
-
-def _last_line(error: object) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(error)
+    """The message of a traceback's last exception, where that is a mistake of the user or of the storage."""
+    found = raised(traceback, ValueError, OSError)
+    return str(found) if found else None

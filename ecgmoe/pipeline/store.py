@@ -52,6 +52,14 @@ class Store:
         sizes = {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in self._fs.ls(self._base, detail=True)}
         return {name: sizes[name] for name in sorted(sizes) if not name.startswith(".")}
 
+    def size(self, name: str) -> int:
+        """Bytes of a file.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        return int(self._fs.info(f"{self._base}/{name}")["size"])
+
     def names(self) -> list[str]:
         """The names of `sizes`."""
         return list(self.sizes())
@@ -116,6 +124,10 @@ class Store:
         except ValueError as error:
             raise StorageError(f"{self.path(name)} is not JSON ({error}): it was written half or edited") from error
 
+    def reading(self, name: str) -> IO[bytes]:
+        """Open a file for reading; the caller closes it."""
+        return self._fs.open(f"{self._base}/{name}", "rb")
+
     def download(self, name: str, target: Path) -> None:
         """Copy a file to the local disk."""
         self._fs.get_file(f"{self._base}/{name}", str(target))
@@ -158,7 +170,7 @@ class Store:
 def _explained(error: OSError, path: str, otherwise: str | None = None) -> OSError:
     """The same failure with the path and what to do about it; `otherwise` for one that has no remedy of its own."""
     remedies = {
-        errno.ENOSPC: "the disk is full: free some space and run the same command again, finished shards are kept",
+        errno.ENOSPC: "the disk is full: free some space and run the same command again, what is finished is kept",
         errno.EROFS: "the file system is read-only: choose another folder",
         errno.EACCES: "no permission to write there: choose another folder or change its mode",
         errno.EPERM: "no permission to write there: choose another folder or change its mode",

@@ -10,7 +10,7 @@ Under the same layout a run goes on bit for bit, dropout included. Under another
 position are the same, but a rank's random numbers belong to that many ranks: they begin anew from (seed, rank, step), so
 that dropout draws other masks, and without dropout the rest is equal up to the rounding of sums in another order.
 
-Ray Train merges the folders of all ranks and shows a checkpoint only when it is whole.
+`checkpoint_store` brings the files of all ranks together, and shows a checkpoint only when it is whole.
 """
 
 from __future__ import annotations

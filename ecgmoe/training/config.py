@@ -48,6 +48,10 @@ class TrainingConfig:
             validation only, and an interrupted one costs its epoch.
         log_every: steps between progress lines and logged metrics.
         max_failures: restarts of the worker group before the run gives up.
+        hang_timeout_s: seconds without progress of a rank (a pass of the model, or all of a checkpoint) after which it writes
+            down where its threads stand, and the workers restart.
+        skip_not_finite: batches that the run may leave out because a loss or the gradient is not finite; it stops at the
+            next one.
     """
 
     num_workers: int = 2
@@ -75,6 +79,8 @@ class TrainingConfig:
     checkpoint_every: int = 0
     log_every: int = 20
     max_failures: int = 3
+    hang_timeout_s: float = 1800.0
+    skip_not_finite: int = 0
 
     def __post_init__(self) -> None:
         require(self.num_workers >= 1, f"num_workers must be at least 1, got {self.num_workers}")
@@ -114,6 +120,8 @@ class TrainingConfig:
         require(self.checkpoint_every >= 0, f"checkpoint_every must be >= 0, got {self.checkpoint_every}")
         require(self.log_every >= 1, f"log_every must be at least 1, got {self.log_every}")
         require(self.max_failures >= 0, f"max_failures must be >= 0, got {self.max_failures}")
+        require(self.hang_timeout_s > 0, f"hang_timeout_s must be > 0, got {self.hang_timeout_s}")
+        require(self.skip_not_finite >= 0, f"skip_not_finite must be >= 0, got {self.skip_not_finite}")
 
     @property
     def bucket_elements(self) -> int:

@@ -28,8 +28,11 @@ LAYOUT = (
     "checkpoint_every",
     "log_every",
     "max_failures",
+    "hang_timeout_s",
+    "skip_not_finite",
 )
-"""Options of `TrainingConfig` that a run may change between two starts: none of them changes what it computes."""
+"""Options of `TrainingConfig` that a run may change between two starts: none of them changes what it computes, but for the
+batches that it leaves out where a loss is not finite."""
 
 
 def check_name(name: str) -> None:

@@ -13,6 +13,7 @@ class WorkerJob:
     Attributes:
         config: the run's configuration as plain values.
         data: prepared folder.
+        run: folder of the run.
         features: feature key of each cached backbone.
         statistics: `TrainingStatistics` as plain values.
         tracking_uri: of MLflow.
@@ -21,6 +22,7 @@ class WorkerJob:
 
     config: dict[str, Any]
     data: str
+    run: str
     features: dict[str, str]
     statistics: dict[str, Any]
     tracking_uri: str

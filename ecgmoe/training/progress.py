@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -93,11 +92,7 @@ class Progress:
             )
 
     def step(self, epoch: int, step: int, losses: Mapping[str, Tensor], engine: Any) -> None:
-        """Count one optimiser step.
-
-        Raises:
-            FloatingPointError: a loss is not finite.
-        """
+        """Count one optimiser step."""
         for name, value in losses.items():
             self.losses[name] = self.losses.get(name, torch.zeros_like(value)) + value
         self.steps += 1
@@ -107,12 +102,6 @@ class Progress:
         summed = sum_over_ranks(torch.stack(list(self.losses.values())))
         load = self.load.take()
         means = dict(zip(self.losses, (summed / self.steps).tolist(), strict=True))
-        bad = [name for name, value in means.items() if not math.isfinite(value)]
-        if bad:
-            raise FloatingPointError(
-                f"the loss of {', '.join(bad)} is not finite at step {step} (epoch {epoch + 1}): lower "
-                "--training.learning-rate, or look for extreme labels"
-            )
         seconds = (self.last_step - self.started) / self.steps
         rate, left = self.config.global_batch / seconds, (self.total_steps - step) * seconds
         if self.rank == 0 and self.tracker:

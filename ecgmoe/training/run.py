@@ -1,7 +1,8 @@
 """The driver of one training: checks, statistics, the MLflow run, Ray Train, and the run folder.
 
 STORAGE/NAME/config.json     configuration, data and code revision; a run name belongs to one of them (`identity`)
-STORAGE/NAME/checkpoints/    Ray Train's own folder: the best and the last checkpoint
+STORAGE/NAME/checkpoints/    the last two checkpoints and the best (`checkpoint_store`)
+STORAGE/NAME/faults/         stacks of ranks that hung, studies of batches whose loss was not finite
 STORAGE/NAME/model/          the best model, ready to predict
 """
 
@@ -10,26 +11,32 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ecgmoe import config as configuration
-from ecgmoe.config_tools import to_dict
+from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.pipeline.prepared import PreparedData, split_rows
 from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.store import StorageError, Store
 from ecgmoe.training import tracking
+from ecgmoe.training.checkpoint_store import CheckpointStore
+from ecgmoe.training.faults import EndsWhatLasts
 from ecgmoe.training.fit_statistics import training_statistics
 from ecgmoe.training.identity import code_revision, environment, refuse_other_run, run_identity
 from ecgmoe.training.job import WorkerJob
+from ecgmoe.training.monitor import start_monitor
 from ecgmoe.training.plan import epoch_plan
+from ecgmoe.training.supervise import supervised
 
 WORKER_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -77,9 +84,14 @@ def check_labels(data: PreparedData, config: configuration.RunConfig) -> None:
             )
 
 
+def alive_nodes() -> list[dict[str, Any]]:
+    """Nodes of the cluster, as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 def check_storage(storage: Store) -> None:
     """Refuse a local folder where workers on another node could not reach it."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = alive_nodes()
     if storage.local and len(nodes) > 1 and not os.environ.get("ECGMOE_SHARED_MOUNT"):
         raise ValueError(
             f"{storage.root} is a local path and the cluster has {len(nodes)} nodes: give an object store "
@@ -133,71 +145,99 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
     job = WorkerJob(
         config=to_dict(config),
         data=prepared.store.root,
+        run=run.root,
         features=features,
         statistics=to_dict(statistics),
         tracking_uri=uri,
         mlflow_run_id=run_id,
     )
-    try:
-        result = trainer(job, config.training, run).fit()
-    except SystemExit:
-        # Ray Train ends the workers in order on SIGINT and then leaves the process.
-        raise KeyboardInterrupt from None
-    best = result.get_best_checkpoint("score", "max") or result.checkpoint
-    if best is None:
-        raise StorageError(f"{run.root} holds no checkpoint: its files were deleted; train under another --run")
-    return export(best, run)
+    monitor = start_monitor()
+    with tempfile.TemporaryDirectory(prefix="ecgmoe-ray-train-") as scratch:
+        try:
+            supervised(partial(fit, job, config.training, monitor, scratch), monitor)
+        except ControllerError as error:
+            # A worker's own, which no restart can mend, comes with its message.
+            raise error.controller_failure from None
+        finally:
+            # The workers are gone. What they were writing takes space that the next checkpoint needs.
+            CheckpointStore(run).clear_unfinished()
+    return export(run)
 
 
-def train_worker(values: dict[str, Any]) -> None:
+def train_worker(values: dict[str, Any]) -> dict[str, Any]:
     """What Ray Train calls on every worker.
 
     DeepSpeed is imported here and not in the driver, which may be a machine without its accelerator.
     """
+    from ecgmoe.training.faults import memory_advice
+    from ecgmoe.training.not_finite import BatchLeftOut
+    from ecgmoe.training.watch import Watch
     from ecgmoe.training.worker import Worker
 
     # Ray Train sets the root logger to INFO, and then every rank tells of every checkpoint.
     logging.getLogger().setLevel(logging.WARNING)
-    started = time.perf_counter()
-    worker = Worker(WorkerJob(**values))
-    if worker.rank == 0:
-        print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
-    worker.run()
+    job, monitor = WorkerJob(**values["job"]), values["monitor"]
+    training = from_dict(configuration.RunConfig, job.config).training
+    rank = ray.train.get_context().get_world_rank()
+    if rank == 0:
+        monitor.starts.remote(ray.train.get_context().get_world_size())
+    with Watch(monitor, Store(job.run), rank, training.hang_timeout_s) as watch, memory_advice(training):
+        while True:
+            started = time.perf_counter()
+            worker = Worker(job, watch)
+            if rank == 0:
+                print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
+            try:
+                return worker.run()
+            except BatchLeftOut:
+                worker.engine.destroy()
 
 
-def trainer(job: WorkerJob, training: configuration.TrainingConfig, run: Store) -> TorchTrainer:
-    """Ray Train for this job; the run folder is what it resumes from."""
+def fit(job: WorkerJob, training: configuration.TrainingConfig, monitor: Any, scratch: str) -> Any:
+    """Start the workers through Ray Train, and again after a failure; they go on from the checkpoints in the run folder.
+
+    Ray's own checkpoints are not used: its list of them is one file that is overwritten in place, so that a full disk or a
+    kill at the wrong moment loses the run. `scratch` only holds a marker of Ray's.
+    """
+    if len(alive_nodes()) == 1:
+        # Nobody takes the only node away and leaves the driver.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     environment = dict(WORKER_ENVIRONMENT)
     if not training.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
     fixed = training.min_workers in (0, training.num_workers)
     workers = training.num_workers if fixed else (training.min_workers, training.num_workers)
-    return TorchTrainer(
+    trainer = TorchTrainer(
         train_worker,
-        train_loop_config=asdict(job),
+        train_loop_config={"job": asdict(job), "monitor": monitor},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=training.use_gpu),
         run_config=RunConfig(
-            name="checkpoints",
-            storage_path=run.root,
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order="max"
-            ),
+            name=Path(job.run).name,
+            storage_path=scratch,
+            callbacks=[EndsWhatLasts(monitor)],
             failure_config=FailureConfig(max_failures=training.max_failures),
             worker_runtime_env={"env_vars": environment},
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
-        torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
+        # Later than the watch, which knows where the ranks stand.
+        torch_config=TorchConfig(
+            backend="nccl" if training.use_gpu else "gloo", timeout_s=int(2 * training.hang_timeout_s) + 1
+        ),
     )
+    return trainer.fit()
 
 
-def export(checkpoint: Any, run: Store) -> str:
+def export(run: Store) -> str:
     """Copy the model of the best checkpoint to STORAGE/NAME/model."""
-    with checkpoint.as_directory() as folder:
-        source = Path(folder) / "model"
-        # The weights go last: their presence says that the run is finished.
-        for name in ("config.json", "model.safetensors"):
-            with run.writing(f"model/{name}") as target, (source / name).open("rb") as file:
-                shutil.copyfileobj(file, target)
+    checkpoints = CheckpointStore(run)
+    best = checkpoints.best()
+    if best is None:
+        raise StorageError(f"{run.root} holds no whole checkpoint: its files were deleted; train under another --run")
+    source = checkpoints.store / best.name
+    # The weights go last: their presence says that the run is finished.
+    for name in ("config.json", "model.safetensors"):
+        with run.writing(f"model/{name}") as target, source.reading(f"model/{name}") as file:
+            shutil.copyfileobj(file, target)
     return run.path("model")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint
+from torch import Tensor
 
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict
@@ -19,9 +18,12 @@ from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.folder import model_config, save_model
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.pipeline.prepared import PreparedData, row_groups, split_rows
-from ecgmoe.training import checkpoint
+from ecgmoe.pipeline.store import Store
+from ecgmoe.training import checkpoint, not_finite
+from ecgmoe.training.agreement import Agreement
 from ecgmoe.training.build import build_backbones, build_model
 from ecgmoe.training.checkpoint import Position
+from ecgmoe.training.checkpoint_store import CheckpointStore
 from ecgmoe.training.engine import initialise
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.loader import BatchReader
@@ -32,16 +34,21 @@ from ecgmoe.training.routing import RoutingLoad
 from ecgmoe.training.step import TrainingStep
 from ecgmoe.training.tracking import Tracker
 from ecgmoe.training.validation import validate
-
-UNSCORED = -1e9
-"""Score of a checkpoint inside an epoch: never the best one, kept only while it is the last."""
+from ecgmoe.training.watch import Watch
 
 
 class Worker:
-    """One rank: its data, its engine, its place in the run."""
+    """One rank: its data, its engine, its place in the run.
 
-    def __init__(self, job: WorkerJob) -> None:
-        self.job, self.config = job, from_dict(RunConfig, job.config)
+    Args:
+        job: what the driver hands over.
+        watch: of this rank.
+    """
+
+    def __init__(self, job: WorkerJob, watch: Watch) -> None:
+        self.job, self.watch, self.config = job, watch, from_dict(RunConfig, job.config)
+        self.folder = Store(job.run)
+        self.checkpoints, self.left_out = CheckpointStore(self.folder), not_finite.left_out(self.folder)
         self.training, self.tasks = self.config.training, self.config.task_table()
         self.statistics = from_dict(TrainingStatistics, job.statistics)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -57,47 +64,120 @@ class Worker:
         # Before the engine takes the weights apart.
         self.memory = plan_memory(model, self.training, self.reader.read(probe)) if self.rank == 0 else None
         self.engine = initialise(model, self.training, self.total_steps)
+        # Every pass is a sign of progress, in training and in validation.
+        self.engine.module.register_forward_hook(lambda *_: watch.progress())
         self.device = self.engine.device
         shared = self.config.model.routing_is_shared
         gates = ["all_tasks"] if shared else [task.name for task in self.tasks]
         self.load = RoutingLoad(gates, self.config.model.expert_names, self.device)
         self.step = TrainingStep(self.engine, self.config, self.statistics, self.reader, self.load)
+        self.agreement, self.saved_for_preemption = Agreement(), False
         self.tracker = Tracker(job.tracking_uri, job.mlflow_run_id) if self.rank == 0 else None
         # Dropout differs between ranks; a resumed run takes its random state from the checkpoint instead.
         torch.manual_seed(self.training.seed * 100_003 + self.rank)
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
         """Train from where the last checkpoint stands to the last epoch, validating and saving after each.
 
         Without any epoch the untrained model is validated and saved.
+
+        Returns:
+            "stopped_at": the step at which it saved and left because it was asked to; None at the end of training.
+
+        Raises:
+            NotFiniteError: a loss or the gradient is not finite.
+            BatchLeftOut: it is not, and the run may go on from its last checkpoint without that batch.
         """
         position, interval = self.resume()
         log_memory(self.tracker, self.memory)
         progress = Progress(self.training, self.total_steps, self.rank, self.tracker, self.load)
         if interval:
             progress.resume(interval)
+        # A wish that came before the first step.
+        self.post(position, None, {})
+        if self.agreed(position):
+            return {"stopped_at": position.step}
         for epoch in range(position.epoch, self.training.epochs):
             plan = self.plan(epoch)
             progress.epoch_starts(epoch, plan)
             for whole, batch in progress.waiting_for(self.batches(plan, position.batch)):
+                self.watch.progress(f"step {position.step + 1}")
+                if self.is_left_out(position):
+                    position.step, position.batch = position.step + 1, position.batch + 1
+                    continue
                 losses = self.step(batch, whole)
+                # What the ranks agreed on after the step before, of which only now is the answer waited for.
+                stop = self.agreed(position)
+                self.post(position, whole, losses)
                 position.step, position.batch = position.step + 1, position.batch + 1
                 progress.step(epoch, position.step, losses, self.engine)
                 every = self.training.checkpoint_every
                 # The last step of an epoch always has one, so that an interrupted validation costs no step.
-                if every and (position.step % every == 0 or position.batch == self.steps_per_epoch):
-                    self.save(position, {"score": UNSCORED}, progress.interval())
-                    progress.goes_on()
+                due = every and (position.step % every == 0 or position.batch == self.steps_per_epoch)
+                if due or stop or self.is_preempted(position):
+                    # Nothing is saved that is not known to be finite.
+                    stop = self.agreed(position) or stop
+                    self.save(position, None, progress)
+                    if stop:
+                        return {"stopped_at": position.step}
+            stop = self.agreed(position)
+            self.watch.progress(f"validation of epoch {epoch + 1}")
             metrics = validate(self.engine, self.reader, self.labels, self.tasks, self.training)
             current = score(metrics)
             position.epoch, position.batch = epoch + 1, 0
             position.best_score = current if position.best_score is None else max(current, position.best_score)
             progress.epoch_ends(epoch, position.step, metrics, current, best=current == position.best_score)
-            self.save(position, {"score": current}, progress.interval())
-            progress.goes_on()
+            self.save(position, current, progress)
+            if stop and position.epoch < self.training.epochs:
+                return {"stopped_at": position.step}
         if not self.training.epochs:
             untrained = validate(self.engine, self.reader, self.labels, self.tasks, self.training)
-            self.save(position, {"score": score(untrained)}, progress.interval())
+            self.save(position, score(untrained), progress)
+        return {"stopped_at": None}
+
+    def post(self, position: Position, whole: GlobalBatch | None, losses: dict[str, Tensor]) -> None:
+        """Tell the other ranks of the step that begins at `position`."""
+        norm = self.engine.get_global_grad_norm() if whole is not None else None
+        place = position.epoch, position.batch, position.step + 1, whole
+        losses = losses or {"none": torch.zeros((), device=self.device)}
+        self.agreement.post(place, stop=self.watch.wish is not None, losses=losses, norm=norm)
+
+    def agreed(self, position: Position) -> bool:
+        """Whether all ranks are to stop, after the step that was posted last; every rank must call it.
+
+        Raises:
+            NotFiniteError: or BatchLeftOut, where that step's losses are not finite.
+        """
+        verdict = self.agreement.take()
+        if verdict is None:
+            return False
+        if verdict.not_finite:
+            epoch, batch, step, whole = verdict.place
+            studies = self.reader.study_id[whole.rows].tolist()
+            given_up = not_finite.Batch(
+                epoch=epoch, batch=batch, step=step, not_finite=list(verdict.not_finite), study_ids=studies
+            )
+            not_finite.give_up(self.folder, given_up, self.left_out, self.training.skip_not_finite)
+        return verdict.stop
+
+    def is_preempted(self, position: Position) -> bool:
+        """Whether a checkpoint is due because Ray says that a node will be taken away; once, asked when logging.
+
+        The run goes on until the node is gone: then Ray Train starts the workers anew.
+        """
+        if self.saved_for_preemption or position.step % self.training.log_every:
+            return False
+        info = ray.train.get_preemption_info()
+        if info is None:
+            return False
+        self.saved_for_preemption = True
+        if self.rank == 0:
+            print(f"PRE-EMPTION of the nodes of ranks {info.preempted_ranks}: saving a checkpoint", flush=True)
+        return True
+
+    def is_left_out(self, position: Position) -> bool:
+        """Whether the run leaves out the batch at `position`."""
+        return any((each.epoch, each.batch) == (position.epoch, position.batch) for each in self.left_out)
 
     def plan(self, epoch: int) -> EpochPlan:
         """The order of this epoch, the same on every rank."""
@@ -117,27 +197,33 @@ class Worker:
         return zip(wholes, self.reader.ahead(shares, self.training.read_ahead), strict=True)
 
     def resume(self) -> tuple[Position, Interval | None]:
-        """Go on from the last committed checkpoint, or start at the beginning."""
-        latest = ray.train.get_checkpoint()
-        if latest is None:
+        """Go on from the last whole checkpoint, or start at the beginning."""
+        saved = self.checkpoints.last_whole()
+        if saved is None:
             return Position(), None
-        with latest.as_directory() as folder:
-            position, interval = checkpoint.load(self.engine, Path(folder), self.training)
+        with self.checkpoints.opened(saved) as folder:
+            position, interval = checkpoint.load(self.engine, folder, self.training)
         if self.rank == 0:
             print(f"resuming at epoch {position.epoch + 1}, step {position.step:,} of {self.total_steps:,}", flush=True)
         return position, interval
 
-    def save(self, position: Position, metrics: dict[str, float], interval: Interval) -> None:
-        """Every rank writes its part; Ray Train shows the checkpoint when all are there."""
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
+    def save(self, position: Position, score: float | None, progress: Progress) -> None:
+        """Commit a checkpoint, and tell Ray Train of a validated one. Every rank must call it."""
+        self.watch.progress(f"checkpoint at step {position.step}")
+        interval = progress.interval()
+
+        def fill(folder: Path) -> None:
             checkpoint.save(self.engine, folder, position, self.training, interval)
             state = checkpoint.full_state(self.engine)
             if self.rank == 0:
                 cached = {each.name: self.backbones[each.name] for each in self.config.cached}
                 save_model(folder / "model", state, self.model_config(), cached)
-            metrics = {**metrics, "epoch": float(position.epoch), "step": float(position.step)}
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(temporary))
+
+        self.checkpoints.write(fill, step=position.step, epoch=position.epoch, score=score)
+        if score is not None:
+            ray.train.report({"score": score, "epoch": float(position.epoch), "step": float(position.step)})
+        self.watch.progress()
+        progress.goes_on()
 
     def model_config(self) -> dict[str, Any]:
         """config.json of the model folder."""

@@ -13,7 +13,9 @@ from distributed import run_distributed
 from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.config import RunConfig
 from ecgmoe.model.config import LossConfig, ModelConfig
+from ecgmoe.pipeline.store import Store
 from ecgmoe.training import tracking
+from ecgmoe.training.checkpoint_store import CheckpointStore
 from ecgmoe.training.config import TrainingConfig
 from prepared_examples import simulated_and_prepared
 from resume_examples import run_jobs
@@ -56,7 +58,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         job = job_of(config(**training), data)
         uri = job["tracking_uri"]
         job["mlflow_run_id"] = tracking.create_run(uri, name, {}, {}, artifacts=str(root / "artifacts"))
-        jobs[name] = {"job": job, "folder": str(root / name), "stops": stops}
+        job["run"] = str(root / name)
+        jobs[name] = {"job": job, "stops": stops}
 
     for stage in STAGES:
         add(f"stage {stage}", [], zero_stage=stage)
@@ -68,7 +71,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     for name, *each in zip(jobs, *ranks, strict=True):
         job = jobs[name]["job"]
         curves = curves_of(job["tracking_uri"], job["mlflow_run_id"])
-        stands = json.loads((root / name / f"step-{STEPS}" / "position.json").read_text())
+        last = CheckpointStore(Store(root / name)).committed()[-1]
+        stands = json.loads((root / name / "checkpoints" / last.name / "position.json").read_text())
         found[name] = {**each[0], "seen": [rank["seen"] for rank in each], "curves": curves, "stands": stands}
     return found
 

@@ -1,8 +1,7 @@
-"""Whole runs of the real training loop in a process group, interrupted where a test says, with folders in Ray's place."""
+"""Whole runs of the real training loop in a process group, interrupted where a test says, without Ray."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -13,9 +12,10 @@ from unittest import mock
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint
 
+from ecgmoe.pipeline.store import Store
 from ecgmoe.training.job import WorkerJob
+from ecgmoe.training.watch import Watch
 from training_examples import keep_gradients
 
 
@@ -24,33 +24,26 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def checkpoints_in(folder: Path, reported: list[dict[str, float]]) -> Iterator[None]:
-    """What Ray Train does with checkpoints: merge the folders of the ranks, show the last whole one."""
-
-    def report(metrics: dict[str, float], checkpoint: Checkpoint) -> None:
-        target = folder / f"step-{int(metrics['step'])}"
-        shutil.copytree(checkpoint.path, target, dirs_exist_ok=True)
-        dist.barrier()
-        if dist.get_rank() == 0:
-            (folder / "last").write_text(target.name)
-        reported.append(metrics)
-        dist.barrier()
-
-    def get_checkpoint() -> Checkpoint | None:
-        last = folder / "last"
-        return Checkpoint.from_directory(str(folder / last.read_text())) if last.exists() else None
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with mock.patch.object(ray.train, "report", report), mock.patch.object(ray.train, "get_checkpoint", get_checkpoint):
+def without_ray(reported: list[dict[str, float]]) -> Iterator[None]:
+    """A training loop outside of Ray Train: what it reports is kept, and no node is about to go."""
+    with (
+        mock.patch.object(ray.train, "report", reported.append),
+        mock.patch.object(ray.train, "get_preemption_info", return_value=None),
+    ):
         yield
+
+
+def unwatched(job: WorkerJob) -> Watch:
+    """A watch that is never opened."""
+    return Watch(None, Store(job.run), dist.get_rank(), 1e9)
 
 
 def run_jobs(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Whole runs, one after the other in one process group; call it on every rank.
 
     Args:
-        jobs: each with "job" (what the driver would hand over), "folder" (for its checkpoints), and "stops": where its
-            attempts end, as the number of steps made, or "validation" for the first validation that an attempt reaches.
+        jobs: each with "job" (what the driver would hand over) and "stops": where its attempts end, as the number of steps
+            made, or "validation" for the first validation that an attempt reaches.
 
     Returns:
         By job: the final state, the study ids of each step in this rank's order (the last attempt at it), what was
@@ -59,7 +52,7 @@ def run_jobs(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [_run(**each) for each in jobs]
 
 
-def _run(job: dict[str, Any], folder: str, stops: list[int | str]) -> dict[str, Any]:
+def _run(job: dict[str, Any], stops: list[int | str]) -> dict[str, Any]:
     from ecgmoe.training import worker as module
     from ecgmoe.training.checkpoint import full_state
 
@@ -67,10 +60,11 @@ def _run(job: dict[str, Any], folder: str, stops: list[int | str]) -> dict[str, 
     for stop in [*stops, None]:
         reported: list[dict[str, float]] = []
         with (
-            checkpoints_in(Path(folder), reported),
+            without_ray(reported),
             mock.patch.object(module, "validate", _ending(module.validate, stop)),
         ):
-            worker = module.Worker(WorkerJob(**job))
+            handed = WorkerJob(**job)
+            worker = module.Worker(handed, unwatched(handed))
             worker.step = _ending_step(worker, stop, seen)  # type: ignore[method-assign]
             try:
                 worker.run()
@@ -134,7 +128,8 @@ def _go_on(job: dict[str, Any], source: str | None, write: str | None, steps: in
     from ecgmoe.training.validation import validate
     from ecgmoe.training.worker import Worker
 
-    worker = Worker(WorkerJob(**job))
+    handed = WorkerJob(**job)
+    worker = Worker(handed, unwatched(handed))
     position = checkpoint.load(worker.engine, Path(source), worker.training)[0] if source else Position()
     metrics = validate(worker.engine, worker.reader, worker.labels, worker.tasks, worker.training)["tasks"]
     gradient = keep_gradients(worker.engine, BEFORE)

@@ -13,9 +13,11 @@ from torch import Tensor
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import to_dict
 from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.store import Store
 from ecgmoe.training.fit_statistics import training_statistics
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.plan import GlobalBatch
+from ecgmoe.training.watch import Watch
 
 
 def train_some(
@@ -45,7 +47,8 @@ def train_some(
 
     results = []
     for job in jobs:
-        worker = Worker(WorkerJob(**job))
+        handed = WorkerJob(**job)
+        worker = Worker(handed, Watch(None, Store(handed.run), 0, 1e9))
         hide_labels(worker.reader.labels, hidden)
         start = full_state(worker.engine)
         kept = keep_gradients(worker.engine) if gradients else {}
@@ -101,6 +104,7 @@ def job_of(config: RunConfig, data: Path) -> dict[str, Any]:
     return {
         "config": to_dict(config),
         "data": str(data),
+        "run": str(data.parent / "run"),
         "features": {},
         "statistics": to_dict(statistics),
         "tracking_uri": f"sqlite:///{data.parent}/mlflow.db",
