@@ -12,6 +12,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from ecgmoe.ecg.wfdb_file import MAX_HEADER_BYTES, printable
+from ecgmoe.filesystem import StorageError, filesystem
 
 _EXTENSIONS = ("hea", "mat", "dat")
 
@@ -31,9 +32,9 @@ def list_records(root: str) -> Listing:
     Args:
         root: folder or URL.
     """
-    filesystem, base = fsspec.core.url_to_fs(root)
-    local = isinstance(filesystem, LocalFileSystem)
-    files, excluded = _local_files(base) if local else (_remote_files(filesystem, base), [])
+    system, base = filesystem(root)
+    local = isinstance(system, LocalFileSystem)
+    files, excluded = _local_files(base) if local else (_remote_files(system, base), [])
     stems: dict[str, set[str]] = defaultdict(set)
     for path in files:
         stem, _, extension = path.rpartition(".")
@@ -45,7 +46,7 @@ def list_records(root: str) -> Listing:
     for extension in sorted(stems, key=lambda name: _EXTENSIONS.index(name.lower())):
         orphans = stems[extension] - known
         if extension.lower() == "dat":
-            orphans = _unnamed(filesystem, base, orphans, headers, extension)
+            orphans = _unnamed(system, base, orphans, headers, extension)
             reason = f"its signal file .{extension} has no header .hea beside it"
         else:
             reason = f"its file extension .{extension} is not in lower case: rename it to .{extension.lower()}"
@@ -58,9 +59,9 @@ def _is_of_record(name: str) -> bool:
     return name.lower().endswith(tuple(f".{extension}" for extension in _EXTENSIONS))
 
 
-def _remote_files(filesystem: fsspec.AbstractFileSystem, base: str) -> list[str]:
+def _remote_files(system: fsspec.AbstractFileSystem, base: str) -> list[str]:
     prefix = f"{base.rstrip('/')}/"
-    return [path.removeprefix(prefix) for path in filesystem.find(base) if _is_of_record(path)]
+    return [path.removeprefix(prefix) for path in system.find(base) if _is_of_record(path)]
 
 
 def _local_files(root: str) -> tuple[list[str], list[tuple[str, str]]]:
@@ -115,7 +116,7 @@ def _target_mode(link: os.DirEntry[str]) -> int:
 
 
 def _unnamed(
-    filesystem: fsspec.AbstractFileSystem, base: str, orphans: set[str], headers: set[str], extension: str
+    system: fsspec.AbstractFileSystem, base: str, orphans: set[str], headers: set[str], extension: str
 ) -> set[str]:
     """Signal files that no header of their folder names: a record may have several, or one of another name."""
     folders = {stem.rpartition("/")[0] for stem in orphans}
@@ -123,16 +124,18 @@ def _unnamed(
     for header in headers:
         folder = header.rpartition("/")[0]
         if folder in folders:
-            named |= {f"{folder}/{name}".removeprefix("/") for name in _first_words(filesystem, f"{base}/{header}.hea")}
+            named |= {f"{folder}/{name}".removeprefix("/") for name in _first_words(system, f"{base}/{header}.hea")}
     return {stem for stem in orphans if f"{stem}.{extension}" not in named}
 
 
-def _first_words(filesystem: fsspec.AbstractFileSystem, path: str) -> set[str]:
+def _first_words(system: fsspec.AbstractFileSystem, path: str) -> set[str]:
     """First word of each line of a header, among them the names of its signal files. A pipe is not opened."""
-    if not filesystem.isfile(path):
+    if not system.isfile(path):
         return set()
     try:
-        content = filesystem.cat_file(path, end=MAX_HEADER_BYTES)
+        content = system.cat_file(path, end=MAX_HEADER_BYTES)
+    except StorageError:
+        raise
     except OSError:
         return set()
     return {line.split()[0].decode("utf-8", "surrogateescape") for line in content.splitlines() if line.split()}

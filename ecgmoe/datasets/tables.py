@@ -7,7 +7,6 @@ import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from ecgmoe.datasets.schema import STUDY_SCHEMA, DatasetError
+from ecgmoe.filesystem import StorageError, filesystem, is_local
 
 _BLOCK_BYTES = 4 << 20
 # "a", "./a" and "a//b" would be two studies of one file.
@@ -29,14 +29,14 @@ def join(folder: str, name: str) -> str:
 
 def folder_exists(folder: str) -> bool:
     """Whether a local path or URL is a folder."""
-    filesystem, path = fsspec.core.url_to_fs(folder)
-    return bool(filesystem.isdir(path))
+    system, path = filesystem(folder)
+    return bool(system.isdir(path))
 
 
 def find_table(folder: str, name: str) -> str | None:
     """Path of `name` (which ends in .csv) or `name`.gz in a folder; None where there is neither."""
-    filesystem, path = fsspec.core.url_to_fs(folder)
-    return next((join(folder, file) for file in (name, f"{name}.gz") if filesystem.exists(join(path, file))), None)
+    system, path = filesystem(folder)
+    return next((join(folder, file) for file in (name, f"{name}.gz") if system.exists(join(path, file))), None)
 
 
 def need_table(folder: str, name: str) -> str:
@@ -108,12 +108,18 @@ def read_csv(path: str, columns: Mapping[str, pa.DataType]) -> pd.DataFrame:
 
 
 def _opened(path: str) -> pa.NativeFile:
-    source = pa.PythonFile(fsspec.open(path, "rb").open(), mode="r") if "://" in path else pa.OSFile(path)
+    if is_local(path):
+        source = pa.OSFile(path)
+    else:
+        system, inner = filesystem(path)
+        source = pa.PythonFile(system.open(inner, "rb", block_size=_BLOCK_BYTES), mode="r")
     return pa.CompressedInputStream(source, "gzip") if path.endswith(".gz") else source
 
 
-def _unreadable(path: str, error: Exception) -> DatasetError:
+def _unreadable(path: str, error: Exception) -> DatasetError | StorageError:
     """What is wrong with a table, and what to do: a cell, the encoding and a torn file have different remedies."""
+    if isinstance(error, StorageError):
+        return error
     text = " ".join(str(error).split())
     if isinstance(error, FileNotFoundError):
         return DatasetError(f"{path} is not there: check its name, and that every machine can see it")

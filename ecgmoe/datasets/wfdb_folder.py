@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 
-import fsspec
 import numpy as np
 import pandas as pd
 
@@ -17,6 +16,7 @@ from ecgmoe.datasets.schema import DatasetError, StudyIndex
 from ecgmoe.datasets.splits import assign_splits, refuse_divided_patients
 from ecgmoe.datasets.tables import study_table, unique_studies, unsafe_paths
 from ecgmoe.ecg.wfdb_file import printable
+from ecgmoe.filesystem import filesystem
 
 
 def read_wfdb_folder(root: str, options: IndexOptions) -> StudyIndex:
@@ -69,10 +69,10 @@ def _listed(root: str) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:
 def _record_names(paths: pd.Series, root: str) -> pd.Series:
     """The paths as `list_records` writes them: one recording has one name, whichever of its files a table names."""
     names = paths.str.removesuffix(".hea").str.removesuffix(".dat")
-    filesystem, base = fsspec.core.url_to_fs(root)
+    system, base = filesystem(root)
     matlab = names.str.endswith(".mat") & ~unsafe_paths(names)
     stems = names[matlab].str.removesuffix(".mat")
-    headed = [stem for stem in stems if filesystem.exists(f"{base}/{stem}.hea")]
+    headed = [stem for stem in stems if system.exists(f"{base}/{stem}.hea")]
     return names.where(~(matlab & names.str.removesuffix(".mat").isin(headed)), names.str.removesuffix(".mat"))
 
 

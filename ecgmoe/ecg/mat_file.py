@@ -10,13 +10,13 @@ import errno
 import stat
 from pathlib import Path
 
-import fsspec
 import numpy as np
 
 from ecgmoe.ecg.convert import to_canonical
 from ecgmoe.ecg.mat5 import Array, numeric_variables
 from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import LEADS, N_LEADS, RecordFault, Signal
+from ecgmoe.filesystem import StorageError, filesystem
 
 _MV_PER_UNIT = {"V": 1e3, "mV": 1.0, "uV": 1e-3}
 _MAX_BYTES = 1 << 27
@@ -61,6 +61,9 @@ def _variables(path: str, name: str) -> dict[str, Array]:
         content = _content(path)
     except (ValueError, UnicodeEncodeError) as error:
         raise RecordFault(f"{path[:80]!r} is no path of a file") from error
+    except StorageError:
+        # Of the storage, and so no record's fault.
+        raise
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENETDOWN, errno.ENETUNREACH):
             raise
@@ -73,8 +76,8 @@ def _variables(path: str, name: str) -> dict[str, Array]:
 
 def _content(path: str) -> bytes:
     if "://" in path:
-        filesystem, inner = fsspec.core.url_to_fs(path)
-        return filesystem.cat_file(inner, end=_MAX_BYTES)
+        system, inner = filesystem(path)
+        return system.cat_file(inner, end=_MAX_BYTES)
     status = Path(path).stat()
     # Opening a pipe would wait for its writer for ever.
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
-
 from ecgmoe.ecg.beats import Peaks, detect_r_peaks
 from ecgmoe.ecg.mat_file import read_mat
 from ecgmoe.ecg.quality import padded_samples
@@ -14,6 +12,7 @@ from ecgmoe.ecg.quality_policy import Quality, QualityFault, QualityPolicy, appl
 from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import Signal
 from ecgmoe.ecg.wfdb_file import read_wfdb
+from ecgmoe.filesystem import filesystem
 
 MIN_BEATS = 3
 
@@ -67,8 +66,8 @@ def read_record(path: str, options: ReaderOptions) -> Signal:
     if not path.endswith(".mat"):
         return read_wfdb(path, pad_short=options.pad_short)
     header = f"{path.removesuffix('.mat')}.hea"
-    filesystem, inner = fsspec.core.url_to_fs(header)
-    if filesystem.exists(inner):
+    system, inner = filesystem(header)
+    if system.exists(inner):
         return read_wfdb(path.removesuffix(".mat"), pad_short=options.pad_short)
     return read_mat(path, options)
 

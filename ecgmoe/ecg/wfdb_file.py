@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import wfdb
 
 from ecgmoe.ecg.convert import READ_S, checked_sampling_rate, lead_positions, to_canonical
 from ecgmoe.ecg.record import LEADS, UV_PER_MV, RecordFault, Signal
+from ecgmoe.filesystem import filesystem, temporary_folder
 
 MAX_HEADER_BYTES = 1 << 20
 _MAX_LINE = 1000
@@ -110,19 +110,18 @@ def read_wfdb(path: str, *, pad_short: bool = False) -> Signal:
 
 def _read_remote(url: str, pad_short: bool) -> Signal:
     """wfdb wants local files: fetch the few kilobytes of one record."""
-    filesystem, path = fsspec.core.url_to_fs(url)
+    system, path = filesystem(url)
     remote_folder, _, name = path.rpartition("/")
-    with tempfile.TemporaryDirectory(prefix="ecg-") as folder:
-        local = Path(folder)
-        _fetch(filesystem, f"{path}.hea", local / f"{name}.hea")
+    with temporary_folder() as local:
+        _fetch(system, f"{path}.hea", local / f"{name}.hea")
         for file_name in _parse_header(_header_bytes(local / f"{name}.hea")).file_names():
-            _fetch(filesystem, f"{remote_folder}/{file_name}", local / file_name)
+            _fetch(system, f"{remote_folder}/{file_name}", local / file_name)
         return _read_local(local / name, pad_short)
 
 
-def _fetch(filesystem: fsspec.AbstractFileSystem, remote: str, local: Path) -> None:
+def _fetch(system: fsspec.AbstractFileSystem, remote: str, local: Path) -> None:
     try:
-        filesystem.get_file(remote, str(local))
+        system.get_file(remote, str(local))
     except FileNotFoundError as error:
         raise RecordFault(f"{local.name} cannot be read: no such file") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -12,13 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.spec import AbstractBufferedFile
 
+from ecgmoe.filesystem import StorageError, filesystem, is_local, refused_write
 
-class StorageError(OSError):
-    """The storage refused a read or a write: the message names the path and the remedy."""
+__all__ = ["StorageError", "Store", "digest_of", "file_stamp"]
+
+_BUCKETS = ("s3://", "s3a://", "gs://", "gcs://", "abfs://", "abfss://", "az://")
+"""Stores of objects, which know no folders."""
 
 
 class Store:
@@ -30,9 +32,9 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         text = str(root)
-        self.local = "://" not in text
+        self.local = is_local(text)
         self.root = str(Path(text).expanduser().resolve()) if self.local else text.rstrip("/")
-        self._fs, self._base = fsspec.core.url_to_fs(self.root)
+        self._fs, self._base = filesystem(self.root)
 
     def __truediv__(self, name: str) -> Store:
         return Store(f"{self.root}/{name}")
@@ -49,7 +51,14 @@ class Store:
         """Bytes of the finished files directly in this folder, by name, sorted; temporary files are left out."""
         if not self._fs.exists(self._base):
             return {}
-        sizes = {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in self._fs.ls(self._base, detail=True)}
+        try:
+            entries = self._fs.ls(self._base, detail=True)
+        except FileNotFoundError:
+            # Not the folder: another process gave a temporary file its name, or removed one, in this moment.
+            entries = self._fs.ls(self._base, detail=True)
+        # Some tools make an object of the folder's own name, to show that it is there.
+        below = (entry for entry in entries if entry["name"].rstrip("/") != self._base)
+        sizes = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry["size"] for entry in below}
         return {name: sizes[name] for name in sorted(sizes) if not name.startswith(".")}
 
     def size(self, name: str) -> int:
@@ -75,26 +84,28 @@ class Store:
         # An object store shows a file only once it is closed; a local file system needs the rename.
         partial = f"{target.rsplit('/', 1)[0]}/.{target.rsplit('/', 1)[1]}.{uuid.uuid4().hex}" if self.local else target
         try:
-            self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            # There are no folders in a bucket, and s3fs would make the bucket itself.
+            if not self.root.startswith(_BUCKETS):
+                self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
             file = self._fs.open(partial, "wb")
         except OSError as error:
-            raise _explained(error, self.path(name), "choose another folder") from error
+            raise refused_write(error, self.path(name), "choose another folder") from error
         try:
-            with file:
-                yield file
-                if self.local:
-                    file.flush()
-                    os.fsync(file.fileno())
+            yield file
+            if self.local:
+                file.flush()
+                os.fsync(file.fileno())
+            file.close()
             if self.local:
                 Path(partial).replace(target)
         except BaseException as error:
-            with contextlib.suppress(OSError):
-                if self.local:
+            with contextlib.suppress(Exception):
+                _abandon(file)
+            if self.local:
+                with contextlib.suppress(OSError):
                     Path(partial).unlink(missing_ok=True)
-                else:
-                    file.discard()
             if isinstance(error, OSError):
-                raise _explained(error, self.path(name)) from error
+                raise refused_write(error, self.path(name)) from error
             raise
 
     def write_json(self, name: str, value: Any) -> None:
@@ -132,16 +143,27 @@ class Store:
         """Copy a file to the local disk."""
         self._fs.get_file(f"{self._base}/{name}", str(target))
 
-    def parquet(self, name: str) -> pq.ParquetFile:
-        """Open a Parquet file for reading; the caller closes it.
+    @contextlib.contextmanager
+    def parquet(self, name: str) -> Iterator[pq.ParquetFile]:
+        """A Parquet file open for reading.
 
         Raises:
-            StorageError: the file is not there or is torn.
+            StorageError: the file is not there, or it is torn, which may show only when a part of it is read.
         """
+        # Arrow asks for what it needs in few large pieces; reading ahead would fetch 50 MB for each of them.
+        options = {} if self.local else {"cache_type": "none"}
         try:
-            return pq.ParquetFile(self._fs.open(f"{self._base}/{name}", "rb"), pre_buffer=True)
+            with (
+                self._fs.open(f"{self._base}/{name}", "rb", **options) as source,
+                pq.ParquetFile(source, pre_buffer=True) as file,
+            ):
+                yield file
+        except StorageError:
+            raise
         except FileNotFoundError as error:
             raise StorageError(f"{self.path(name)} is missing") from error
+        except PermissionError as error:
+            raise StorageError(f"cannot read {self.path(name)}: no permission: change its mode") from error
         except (OSError, pa.ArrowInvalid) as error:
             raise StorageError(
                 f"{self.path(name)} is not a whole Parquet file ({error}): delete it and run the stage again"
@@ -157,37 +179,37 @@ class Store:
 
     def remove_partial(self) -> None:
         """Delete what writers that were killed left in this folder. Nobody may be writing there."""
-        if self.local and self.exists():
-            for path in Path(self.root).glob(".*.????????????????????????????????"):
-                path.unlink(missing_ok=True)
+        if self.local:
+            if self.exists():
+                for path in Path(self.root).glob(".*.????????????????????????????????"):
+                    path.unlink(missing_ok=True)
+        elif abort := getattr(self._fs, "abort_uploads", None):
+            # Not every store can list them, or lets us; they are never seen, and a rule of the bucket can expire them.
+            with contextlib.suppress(StorageError):
+                abort(self._base)
 
     def remove(self, name: str) -> None:
         """Delete a file or a folder; nothing happens where there is none."""
         if self.exists(name):
-            self._fs.rm(f"{self._base}/{name}", recursive=True)
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm(f"{self._base}/{name}", recursive=True)
 
 
-def _explained(error: OSError, path: str, otherwise: str | None = None) -> OSError:
-    """The same failure with the path and what to do about it; `otherwise` for one that has no remedy of its own."""
-    remedies = {
-        errno.ENOSPC: "the disk is full: free some space and run the same command again, what is finished is kept",
-        errno.EROFS: "the file system is read-only: choose another folder",
-        errno.EACCES: "no permission to write there: choose another folder or change its mode",
-        errno.EPERM: "no permission to write there: choose another folder or change its mode",
-        errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
-        errno.EEXIST: "a part of the path is a file, not a folder: choose another folder",
-    }
-    if isinstance(error, StorageError):
-        return error
-    remedy = remedies.get(error.errno or 0) or (otherwise and f"{error.strerror or error}: {otherwise}")
-    return StorageError(f"cannot write {path}: {remedy}") if remedy else error
+def _abandon(file: Any) -> None:
+    """Close a file without making an object of what was written: closing it as usual would show the half as a whole."""
+    if not isinstance(file, AbstractBufferedFile):
+        file.close()
+        return
+    file.closed = True
+    # Parts that were sent already are kept, and cost money, until somebody says that they are not wanted.
+    file.discard()
 
 
 def file_stamp(path: str) -> list[Any] | None:
     """Size and time (or entity tag) of a file, None where there is none: whether a table has changed since."""
-    filesystem, inner = fsspec.core.url_to_fs(path)
+    files, inner = filesystem(path)
     try:
-        info = filesystem.info(inner)
+        info = files.info(inner)
     except FileNotFoundError:
         return None
     times = (info.get(name) for name in ("mtime", "ETag", "etag", "LastModified", "updated", "created"))

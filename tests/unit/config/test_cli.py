@@ -13,7 +13,7 @@ from ecgmoe.datasets.schema import DatasetError
 # As Ray Data 2.60 raises it: the worker's traceback, and advice of its own below.
 RAY_DATA = """ray::MapBatches(PrepareShard)() (pid=28860, ip=192.0.2.2)
   File "ecgmoe/pipeline/store.py", line 96, in writing
-    raise _explained(error, self.path(name)) from error
+    raise refused_write(error, self.path(name)) from error
 {cause}
 
 The above exception was the direct cause of the following exception:
