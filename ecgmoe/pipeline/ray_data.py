@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from ecgmoe.filesystem import StorageError
+from ecgmoe.pipeline.layout import Operator, refuse_impossible, say_who_waits
 from ecgmoe.pipeline.progress import Progress
 
 
@@ -21,11 +24,23 @@ def connect(num_cpus: int | None = None) -> None:
 
     Args:
         num_cpus: of a Ray that is started here; None takes all of the machine.
+
+    Raises:
+        StorageError: Ray has no space for its own files on this machine.
     """
     if not ray.is_initialized():
         address = None if os.environ.get("RAY_ADDRESS") else "local"
         cpus = {"num_cpus": num_cpus} if num_cpus and address else {}
-        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, **cpus)
+        try:
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, **cpus)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                raise
+            place = error.filename or os.environ.get("RAY_TMPDIR", "/tmp/ray")
+            raise StorageError(
+                f"Ray cannot write its own files to {place} ({error.strerror}): free some space there, or set RAY_TMPDIR "
+                "to a folder on another disk"
+            ) from error
 
 
 def gpus_per_actor(num_gpus: float | None) -> float:
@@ -58,7 +73,8 @@ def actors(shards: int, num_gpus: float | None = None, workers: int | None = Non
     resources = ray.cluster_resources()
     # An actor cannot straddle two GPUs: three of 0.4 need two, not 1.2.
     there = int(resources["GPU"]) * int(1 / share) if 0 < share < 1 else 0
-    there = there or int(resources["GPU"] / share if share else resources.get("CPU", 1))
+    # Without any, one is asked for, and `map_shards` says what is missing.
+    there = there or int(resources["GPU"] / share if share else resources.get("CPU", 0)) or 1
     if workers and workers > there:
         each = f"{share:g} GPU" if share else "1 CPU"
         raise ValueError(
@@ -86,10 +102,16 @@ def map_shards(
         shards: one table per shard.
         steps: each is an operator of its own; one of them writes the shard, atomically.
         records: number of records that a returned table stands for, for the progress.
+
+    Raises:
+        ValueError: the cluster cannot hold the steps, so that some would wait for ever.
     """
     if not shards:
         return
     connect()
+    operators = [Operator.of(resources) for _, resources in steps]
+    refuse_impossible(stage, operators, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    say_who_waits(stage, operators)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
