@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from ecgmoe.evaluation.columns import routing_column
 from ecgmoe.evaluation.predictions import prediction_table
 from ecgmoe.inference.predictor import Predictor
+from ecgmoe.pipeline.nodes import refuse_local, require_here
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.ray_data import actors, map_shards
 from ecgmoe.training.loader import BatchReader
@@ -20,6 +21,8 @@ class PredictShard:
     """An actor: predicts the records of one shard that belong to the split; the block holds their labels."""
 
     def __init__(self, model: str, data: str) -> None:
+        require_here(model)
+        require_here(data)
         self.predictor = Predictor(model)
         self.data = PreparedData(data)
 
@@ -52,8 +55,9 @@ def predict_split(model: str, data: str, split: str) -> pa.Table:
         Predictions with labels, ordered by study_id.
 
     Raises:
-        ValueError: the split is empty.
+        ValueError: the split is empty, or a path is local and the cluster has several nodes.
     """
+    refuse_local(data=data, storage=model)
     labels = PreparedData(data).labels()
     labels = labels.filter(pc.equal(labels["split"], split))
     if not len(labels):

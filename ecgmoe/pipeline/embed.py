@@ -21,6 +21,7 @@ from ecgmoe.backbones.registry import build, describe, weights_digest
 from ecgmoe.pipeline.batch_size import CPU_BATCH, find_batch_size
 from ecgmoe.pipeline.config import EmbedConfig
 from ecgmoe.pipeline.embed_shard import EmbedShard, EncodeShard, ReadShard, WriteShard
+from ecgmoe.pipeline.nodes import refuse_local
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.ray_data import Step, actors, gpus_per_actor, map_shards
 from ecgmoe.pipeline.schema import shard_name
@@ -63,11 +64,13 @@ def embed(
         Backbone name to feature key (folder under DIR/features/).
 
     Raises:
-        ValueError: the cluster cannot hold the actors, or features do not fit into their type.
+        ValueError: the cluster cannot hold the actors, `data` is local and there are several nodes, or features do not
+            fit into their type.
     """
     config = config or EmbedConfig()
     prepared = PreparedData(data)
     store = prepared.store
+    refuse_local(data=store.root)
     keyed, manifests = feature_plan(prepared, backbones, precision)
     todo = unfinished(store, prepared.manifest["shards"], [key for key, _ in keyed])
     if todo:

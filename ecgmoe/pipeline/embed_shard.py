@@ -18,6 +18,7 @@ from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.backbones.registry import build
 from ecgmoe.backbones.signal import to_millivolt
 from ecgmoe.pipeline.config import ROW_GROUP_ROWS
+from ecgmoe.pipeline.nodes import require_here
 from ecgmoe.pipeline.schema import FEATURE_TYPES, feature_schema, features_of, features_to_array, shard_name, signals_of
 from ecgmoe.pipeline.store import Store
 
@@ -29,6 +30,7 @@ class ReadShard:
         self.store = Store(data)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        require_here(self.store.root, "manifest.json")
         shard = block["shard"][0].as_py()
         with self.store.parquet(f"records/{shard_name(shard)}") as file:
             # One chunk, so that the encoder gets its batches without a copy.
@@ -101,6 +103,7 @@ class WriteShard:
         self.store = Store(data)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        require_here(self.store.root, "manifest.json")
         name = shard_name(block["shard"][0].as_py())
         for field in block.schema:
             if field.name in ("study_id", "shard"):

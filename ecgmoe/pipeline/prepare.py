@@ -22,6 +22,7 @@ from ecgmoe.datasets.tables import folder_exists
 from ecgmoe.pipeline.card import general_reason, write_card
 from ecgmoe.pipeline.config import DatasetName, PrepareConfig
 from ecgmoe.pipeline.labels import label_table
+from ecgmoe.pipeline.nodes import refuse_local
 from ecgmoe.pipeline.ray_data import map_shards
 from ecgmoe.pipeline.record_shard import Exclusion, PrepareShard, shard_metadata, stored_columns
 from ecgmoe.pipeline.scale import announce
@@ -59,7 +60,8 @@ def prepare(
 
     Raises:
         DatasetError: the dataset cannot be read, or no record of it could be.
-        ValueError: `out` holds another dataset or configuration; the message names the keys that differ.
+        ValueError: `out` holds another dataset or configuration; the message names the keys that differ. Or a path is
+            local and the cluster has several nodes.
     """
     config = config or PrepareConfig()
     store, root, hosp = Store(out), Store(root).root, Store(hosp).root if hosp else None
@@ -67,6 +69,8 @@ def prepare(
     if not relabel and not retry_excluded and (manifest := finished_manifest(store, asked)):
         print(f"prepare: {store.root} is finished and its tables are unchanged: nothing to do", flush=True)
         return manifest
+    # The tables of hosp are read here, in the driver alone.
+    refuse_local(root=root, out=store.root)
     index = build_index(dataset, root, hosp, options=config.index)
     # Now, not at the end: what changes while the shards are written has to be noticed by the next call.
     asked["tables"] = {path: _stamp(path) for path in index.tables}

@@ -22,6 +22,7 @@ from ecgmoe.ecg.read import UsableRecord, read_usable
 from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import RecordFault
 from ecgmoe.pipeline.config import ROW_GROUP_ROWS
+from ecgmoe.pipeline.nodes import require_here
 from ecgmoe.pipeline.schema import RECORD_SCHEMA, shard_name, signals_to_array
 from ecgmoe.pipeline.store import Store
 
@@ -38,10 +39,11 @@ class PrepareShard:
         self.root, self.out, self.policy, self.reader, self.key = root.rstrip("/"), out, policy, reader, key
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        require_here(self.root)
+        require_here(self.out, "plan.json")
         shard = block["shard"][0].as_py()
         exclusions: list[Exclusion] = []
-        with Store(self.out).writing(f"records/{shard_name(shard)}") as file:
-            writer = ShardWriter(file, self.key)
+        with Store(self.out).writing(f"records/{shard_name(shard)}") as file, ShardWriter(file, self.key) as writer:
             for study_id, path in zip(block["study_id"].to_pylist(), block["path"].to_pylist(), strict=True):
                 try:
                     writer.add(study_id, read_usable(f"{self.root}/{path}", self.reader, self.policy))
@@ -58,6 +60,13 @@ class ShardWriter:
         self.writer = pq.ParquetWriter(file, RECORD_SCHEMA, compression="zstd", use_dictionary=False)
         self.key, self.digest, self.written = key, hashlib.sha256(), 0
         self.rows: list[tuple[int, UsableRecord]] = []
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Of a file that is given up, Arrow would otherwise complain that it cannot write its end.
+        self.writer.is_open = False
 
     def add(self, study_id: int, record: UsableRecord) -> None:
         """Append a record."""

@@ -25,6 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from ecgmoe import config as configuration
 from ecgmoe.config_tools import from_dict, to_dict
+from ecgmoe.pipeline.nodes import alive_nodes, refuse_local
 from ecgmoe.pipeline.prepared import PreparedData, split_rows
 from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.store import StorageError, Store
@@ -84,19 +85,9 @@ def check_labels(data: PreparedData, config: configuration.RunConfig) -> None:
             )
 
 
-def alive_nodes() -> list[dict[str, Any]]:
-    """Nodes of the cluster, as Ray describes them."""
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
 def check_storage(storage: Store) -> None:
     """Refuse a local folder where workers on another node could not reach it."""
-    nodes = alive_nodes()
-    if storage.local and len(nodes) > 1 and not os.environ.get("ECGMOE_SHARED_MOUNT"):
-        raise ValueError(
-            f"{storage.root} is a local path and the cluster has {len(nodes)} nodes: give an object store "
-            "(--storage s3://bucket/path), or, where that path is a mount shared by all nodes, set ECGMOE_SHARED_MOUNT=1"
-        )
+    refuse_local(storage=storage.root)
 
 
 def train(config: configuration.RunConfig, *, data: str, features: dict[str, str], name: str, storage: str) -> str:
