@@ -233,16 +233,25 @@ def export(run: Store) -> str:
 
 
 def mlflow_run(run: Store, uri: str, config: configuration.RunConfig, data: PreparedData, name: str) -> str:
-    """The id of this training's MLflow run, made on the first start."""
+    """The id of this training's MLflow run, made on the first start, and anew where `uri` does not know it."""
     if run.exists("mlflow.json"):
-        return run.read_json("mlflow.json")["run_id"]
+        known = run.read_json("mlflow.json")
+        if tracking.knows_run(uri, known["run_id"]):
+            if known["tracking_uri"] != uri:
+                run.write_json("mlflow.json", {**known, "tracking_uri": uri})
+            return known["run_id"]
+        print(
+            f"{name}: MLflow at {uri} does not know this run, its curves go on in a new one; what there is so far was logged "
+            f"to {known['tracking_uri']}",
+            flush=True,
+        )
     digests = {f"data.{key}": data.manifest[key] for key in ("dataset", "records_key", "labels_sha256", "records")}
     run_id = tracking.create_run(
         uri,
         name,
         {**to_dict(config), **digests, **{f"environment.{key}": value for key, value in environment().items()}},
         {"revision": code_revision()["revision"], "random_backbones": ",".join(config.random_backbones)},
-        artifacts=run.path("../mlflow-artifacts") if not run.local else str(Path(run.root).parent / "mlflow-artifacts"),
+        artifacts=f"{run.root.rpartition('/')[0]}/mlflow-artifacts",
     )
     run.write_json("mlflow.json", {"run_id": run_id, "tracking_uri": uri})
     return run_id

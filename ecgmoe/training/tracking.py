@@ -7,9 +7,17 @@ series, and what it has is not logged again. The numbers are the same ones where
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from ecgmoe.filesystem import StorageError, is_local, missing_package, refused_write, temporary_folder
+from ecgmoe.home import home
+from ecgmoe.pipeline.nodes import alive_nodes
+from ecgmoe.pipeline.store import digest_of
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -17,8 +25,64 @@ EXPERIMENT = "ecgmoe"
 
 
 def default_uri(storage: str) -> str:
-    """MLFLOW_TRACKING_URI where it is set, else an SQLite file in the storage folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage}/mlflow.db"
+    """MLFLOW_TRACKING_URI where it is set, else an SQLite file: in the storage folder, or for a URL under `home()`.
+
+    Args:
+        storage: folder or URL that holds runs.
+
+    Raises:
+        ValueError: an object store and several nodes, which would each have an SQLite file of their own.
+        StorageError: `home()` cannot be written.
+    """
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    if is_local(storage):
+        return f"sqlite:///{storage}/mlflow.db"
+    nodes = len(alive_nodes())
+    if nodes > 1:
+        raise ValueError(
+            f"{storage} is an object store, where MLflow cannot keep its database, and the cluster has {nodes} nodes: start "
+            "an MLflow server (mlflow server --host ...) and set MLFLOW_TRACKING_URI to it, for the driver and on every node"
+        )
+    folder = home() / "mlflow"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refused_write(error, str(folder), "set MLFLOW_TRACKING_URI or ECGMOE_HOME") from error
+    # One for each place of runs, as where they lie on a disk: an MLflow experiment has one place for its artifacts.
+    name = re.sub(r"[^A-Za-z0-9]+", "-", storage.partition("://")[2]).strip("-")
+    return f"sqlite:///{folder}/{name}-{digest_of(storage)[:8]}.db"
+
+
+_REMEDIES = {
+    "disk is full": "the disk is full: free some space and run the same command again",
+    "No space left": "the disk is full: free some space and run the same command again",
+    "readonly database": "it is read-only: set MLFLOW_TRACKING_URI to another store",
+    "unable to open database": "its folder is not there or read-only: make it, or set MLFLOW_TRACKING_URI",
+    "No module named 'boto3'": "install the extra s3 (docker/install.sh .venv s3)",
+}
+_CLIENTS = ("mlflow", "sqlalchemy", "sqlite3", "boto3", "botocore", "requests", "urllib3")
+
+
+@contextlib.contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """One line with a remedy for what MLflow and what lies below it raise.
+
+    Raises:
+        StorageError: naming the tracking store.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in _CLIENTS and not isinstance(error, (OSError, ImportError)):
+            raise
+        text = " ".join(str(error).split())
+        remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in text), None)
+        if remedy is None:
+            remedy = f"{text[:300]}; check MLFLOW_TRACKING_URI and, for artifacts, AWS_ENDPOINT_URL and the credentials"
+        raise StorageError(f"MLflow at {uri}: {remedy}") from error
 
 
 def _client(uri: str) -> Any:
@@ -28,16 +92,39 @@ def _client(uri: str) -> Any:
 
 
 def create_run(uri: str, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str], artifacts: str) -> str:
-    """Make the run and log its parameters; returns its id."""
-    client = _client(uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    identity = (
-        experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, artifact_location=artifacts)
-    )
-    run = client.create_run(identity, run_name=name, tags=dict(tags))
-    for key, value in flat(parameters).items():
-        client.log_param(run.info.run_id, key, str(value)[:500])
+    """Make the run and log its parameters; returns its id.
+
+    Raises:
+        StorageError: the tracking store cannot be written, or a package for the place of the artifacts is missing.
+    """
+    if artifacts.startswith("s3://") and not importlib.util.find_spec("boto3"):
+        raise missing_package(artifacts, "boto3")
+    with _explained(uri):
+        client = _client(uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        identity = (
+            experiment.experiment_id
+            if experiment
+            else client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        )
+        run = client.create_run(identity, run_name=name, tags=dict(tags))
+        for key, value in flat(parameters).items():
+            client.log_param(run.info.run_id, key, str(value)[:500])
     return run.info.run_id
+
+
+def knows_run(uri: str, run_id: str) -> bool:
+    """Whether a tracking store has this run."""
+    from mlflow.exceptions import MlflowException
+
+    with _explained(uri):
+        try:
+            _client(uri).get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+    return True
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -54,10 +141,12 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class Tracker:
-    """Logs numbers to one MLflow run."""
+    """Logs numbers to one MLflow run; each method raises `StorageError` where the tracking store refuses."""
 
     def __init__(self, uri: str, run_id: str) -> None:
-        self.client, self.run_id = _client(uri), run_id
+        self.uri, self.run_id = uri, run_id
+        with _explained(uri):
+            self.client = _client(uri)
         self._last_step: dict[str, int] = {}
 
     def log(self, metrics: Mapping[str, float | None], step: int, series: str | None = None) -> None:
@@ -77,30 +166,32 @@ class Tracker:
             return
         now = int(time.time() * 1000)
         entries = [Metric(key, float(value), now, step) for key, value in metrics.items() if value is not None]
-        self.client.log_batch(self.run_id, metrics=entries)
+        with _explained(self.uri):
+            self.client.log_batch(self.run_id, metrics=entries)
 
     def _stored_up_to(self, series: str) -> int:
         """The last step of a metric when this process first asked, -1 where it had none."""
         if series not in self._last_step:
-            history = self.client.get_metric_history(self.run_id, series)
+            with _explained(self.uri):
+                history = self.client.get_metric_history(self.run_id, series)
             self._last_step[series] = max((each.step for each in history), default=-1)
         return self._last_step[series]
 
     def text(self, text: str, name: str) -> None:
         """Store a text among the run's artifacts."""
-        self.client.log_text(self.run_id, text, name)
+        with _explained(self.uri):
+            self.client.log_text(self.run_id, text, name)
 
     def picture(self, png: bytes, name: str) -> None:
         """Store a PNG picture among the run's artifacts."""
-        import tempfile
-        from pathlib import Path
-
         folder, _, file = name.rpartition("/")
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / file
+        with temporary_folder() as temporary:
+            path = temporary / file
             path.write_bytes(png)
-            self.client.log_artifact(self.run_id, str(path), folder or None)
+            with _explained(self.uri):
+                self.client.log_artifact(self.run_id, str(path), folder or None)
 
     def finish(self, status: str = "FINISHED") -> None:
         """Close the run."""
-        self.client.set_terminated(self.run_id, status)
+        with _explained(self.uri):
+            self.client.set_terminated(self.run_id, status)
