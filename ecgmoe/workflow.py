@@ -19,6 +19,7 @@ from ecgmoe.evaluation.routing import heat_maps, routing_summary
 from ecgmoe.home import home
 from ecgmoe.inference.predict_split import predict_split
 from ecgmoe.pipeline.embed import embed
+from ecgmoe.pipeline.nodes import refuse_local
 from ecgmoe.pipeline.prepare import prepare
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store, digest_of
@@ -65,6 +66,9 @@ def run(config: RunConfig, *, name: str, storage: str, data: str | None = None) 
     prepared = PreparedData(data or default_data(DEMONSTRATION))
     folder = prepared.store.root
     print(f"data {folder}\nrun  {Store(storage).path(name)}", flush=True)
+    # Now, not after an hour of embedding.
+    refuse_local(data=folder, storage=Store(storage).root)
+    tracking.default_uri(Store(storage).root)
     check_labels(prepared, config)
     features = embed(folder, config.cached, precision=config.training.precision)
     train(config, data=folder, features=features, name=name, storage=storage)
@@ -91,6 +95,7 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
 
     Raises:
         ValueError: there is no such run, or it is not finished.
+        StorageError: its folder cannot be written.
     """
     store = Store(storage) / name
     if not store.exists("config.json"):
@@ -101,6 +106,7 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
         )
     stored = store.read_json("config.json")
     config = from_dict(RunConfig, stored["config"])
+    store.require_writable()
     trained_on = PreparedData(stored["data"]["folder"])
     prepared = PreparedData(data) if data else trained_on
     predictions = predict_split(store.path("model"), prepared.store.root, split)

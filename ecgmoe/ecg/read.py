@@ -12,7 +12,7 @@ from ecgmoe.ecg.quality_policy import Quality, QualityFault, QualityPolicy, appl
 from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import Signal
 from ecgmoe.ecg.wfdb_file import read_wfdb
-from ecgmoe.filesystem import filesystem
+from ecgmoe.filesystem import filesystem, is_local
 
 MIN_BEATS = 3
 
@@ -38,19 +38,26 @@ class UsableRecord:
 
 
 def find_record(source: str) -> str | None:
-    """A recording on the local disk, as `read_record` takes it.
+    """A recording, as `read_record` takes it.
 
     Args:
-        source: path of a WFDB record with or without its extension, or of a MATLAB file.
+        source: path or URL of a WFDB record with or without its extension, or of a MATLAB file.
 
     Returns:
         The path, of a WFDB record without extension; None where there is no such recording.
     """
-    path = Path(source)
-    record = str(path.with_suffix("")) if path.suffix in (".hea", ".dat", ".mat") else source
-    if Path(f"{record}.hea").is_file():
+    stem, _, extension = source.rpartition(".")
+    record = stem if extension in ("hea", "dat", "mat") else source
+    if _is_file(f"{record}.hea"):
         return record
-    return source if path.suffix == ".mat" and path.is_file() else None
+    return source if extension == "mat" and _is_file(source) else None
+
+
+def _is_file(path: str) -> bool:
+    if is_local(path):
+        return Path(path).is_file()
+    system, inner = filesystem(path)
+    return bool(system.isfile(inner))
 
 
 def read_record(path: str, options: ReaderOptions) -> Signal:

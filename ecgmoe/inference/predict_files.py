@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from ecgmoe.config_tools import to_dict
 from ecgmoe.datasets.index import build_index
+from ecgmoe.datasets.tables import folder_exists
 from ecgmoe.ecg.quality_policy import QualityPolicy
 from ecgmoe.ecg.read import find_record, read_usable
 from ecgmoe.ecg.reader_options import ReaderOptions
@@ -17,8 +19,10 @@ from ecgmoe.ecg.record import N_LEADS, N_SAMPLES, RecordFault
 from ecgmoe.evaluation.predictions import prediction_columns
 from ecgmoe.inference.predictor import Predictor, check_model
 from ecgmoe.model.batch import ECGBatch, pad_r_peaks
+from ecgmoe.model.folder import WEIGHTS
+from ecgmoe.pipeline.nodes import refuse_local, require_here
 from ecgmoe.pipeline.ray_data import actors, map_shards
-from ecgmoe.pipeline.store import Store
+from ecgmoe.pipeline.store import Store, digest_of, file_stamp
 
 BLOCK_RECORDS = 32
 REASON = "reason"
@@ -26,12 +30,35 @@ REASON = "reason"
 
 
 class PredictFiles:
-    """An actor: reads a block of records (column path) and predicts those that can be used."""
+    """An actor: reads a block of records and predicts those that can be used.
 
-    def __init__(self, root: str, model: str, policy: QualityPolicy, reader: ReaderOptions) -> None:
+    Args:
+        root: folder of the records.
+        model: model folder.
+        policy: which records are not predicted but listed with a reason.
+        reader: what recordings may leave open.
+        parts: folder where each block's predictions are written too, so that they are not lost with the job; None for
+            nowhere.
+    """
+
+    def __init__(
+        self, root: str, model: str, policy: QualityPolicy, reader: ReaderOptions, parts: str | None = None
+    ) -> None:
+        require_here(root)
+        require_here(model)
         self.root, self.policy, self.reader, self.predictor = root.rstrip("/"), policy, reader, Predictor(model)
+        self.parts = Store(parts) if parts else None
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        """The block holds the column path, and block, its number, where parts are written."""
+        predicted = self.read_and_predict(block)
+        if self.parts:
+            with self.parts.writing(part_name(block["block"][0].as_py())) as file:
+                pq.write_table(predicted, file, compression="zstd")
+        return predicted
+
+    def read_and_predict(self, block: pa.Table) -> pa.Table:
+        """Predictions, or the reason why there is none, of every path."""
         signals: list[torch.Tensor] = []
         peaks: list[torch.Tensor] = []
         reasons: list[str | None] = []
@@ -69,8 +96,31 @@ def with_reasons(paths: pa.ChunkedArray, reasons: list[str | None], predicted: p
     )
 
 
+def part_name(block: int) -> str:
+    """File of a block's predictions."""
+    return f"part-{block:06d}.parquet"
+
+
+def finished_parts(parts: Store) -> dict[int, pa.Table]:
+    """Predictions of the blocks that are there, by number; without those with a record that had none.
+
+    Such a record may have been mended since.
+    """
+    finished = {}
+    for name in parts.names():
+        with parts.parquet(name) as file:
+            table = file.read()
+        if table[REASON].null_count == len(table):
+            finished[int(name.removeprefix("part-").removesuffix(".parquet"))] = table
+    return finished
+
+
 def predict_files(
-    model: str, source: str, policy: QualityPolicy | None = None, reader: ReaderOptions | None = None
+    model: str,
+    source: str,
+    policy: QualityPolicy | None = None,
+    reader: ReaderOptions | None = None,
+    parts: Store | None = None,
 ) -> pa.Table:
     """Predict every recording of a folder, or one recording.
 
@@ -79,6 +129,8 @@ def predict_files(
         source: a folder (searched with its subfolders), or a record with or without its extension.
         policy: which records are not predicted but listed with a reason.
         reader: what recordings may leave open.
+        parts: folder that keeps what is predicted; what another call with the same arguments left there is taken. The
+            caller deletes it.
 
     Returns:
         One row per record, ordered by path; bad records have nulls and a reason.
@@ -89,25 +141,46 @@ def predict_files(
     """
     check_model(model)
     none: tuple[tuple[str, str], ...] = ()
-    alone = None if "://" in source or Path(source).is_dir() else find_record(source)
+    alone = None if folder_exists(source) else find_record(source)
     if alone is not None:
-        root, paths, excluded = str(Path(alone).parent), [Path(alone).name], none
+        root, _, name = alone.rpartition("/")
+        root, paths, excluded = root or ".", [name], none
     else:
         index = build_index("wfdb", source)
         root, paths, excluded = source, index.table["path"].to_pylist(), index.excluded
-    blocks = [pa.table({"path": paths[start : start + BLOCK_RECORDS]}) for start in range(0, len(paths), BLOCK_RECORDS)]
-    arguments = {
+    blocks = [block_of(number, paths) for number in range(-(-len(paths) // BLOCK_RECORDS))]
+    arguments: dict[str, Any] = {
         "root": Store(root).root,
-        "model": model,
+        # An actor has another working directory.
+        "model": Store(model).root,
         "policy": policy or QualityPolicy(),
         "reader": reader or ReaderOptions(),
     }
-    step = PredictFiles, {"fn_constructor_kwargs": arguments, **actors(len(blocks))}
-    tables = list(map_shards("predict", blocks, step))
+    finished: dict[int, pa.Table] = {}
+    if parts is not None:
+        weights = file_stamp(Store(model).path(WEIGHTS))
+        decides = {name: to_dict(arguments[name]) for name in ("policy", "reader")}
+        parts /= digest_of([arguments["root"], paths, arguments["model"], weights, decides])[:12]
+        arguments["parts"] = parts.root
+        finished = finished_parts(parts)
+    todo = [block for number, block in enumerate(blocks) if number not in finished]
+    if finished:
+        there = sum(len(table) for table in finished.values())
+        print(f"predict: {there:,} of {len(paths):,} records are there already, continuing with the others", flush=True)
+    tables = list(finished.values())
+    if todo:
+        step = PredictFiles, {"fn_constructor_kwargs": arguments, **actors(len(todo))}
+        tables += map_shards("predict", todo, step)
     if excluded:
         listed = pa.table({"path": [path for path, _ in excluded], REASON: [reason for _, reason in excluded]})
         tables.append(listed)
     return pa.concat_tables(tables, promote_options="default").sort_by("path")
+
+
+def block_of(number: int, paths: list[str]) -> pa.Table:
+    """Block `number` of the paths, as `PredictFiles` takes it."""
+    part = paths[number * BLOCK_RECORDS : (number + 1) * BLOCK_RECORDS]
+    return pa.table({"path": part, "block": pa.array(np.full(len(part), number, dtype=np.int32))})
 
 
 def write_predictions(
@@ -115,17 +188,23 @@ def write_predictions(
 ) -> tuple[int, int]:
     """Predict `source` into a Parquet file that appears when it is whole.
 
+    Until then OUT.parts keeps what is predicted, and the same call goes on from there.
+
     Returns:
         Number of records predicted, and of records listed with a reason instead.
 
     Raises:
-        ValueError: `out` is not a Parquet file's name.
+        ValueError: `out` is not a Parquet file's name, or a path is local and the cluster has several nodes.
+        StorageError: `out` cannot be written.
     """
     if not out.endswith(".parquet"):
         raise ValueError(f"--out {out}: the predictions are a Parquet file, give a name that ends in .parquet")
-    table = predict_files(model, source, policy, reader)
     folder, _, name = out.rpartition("/")
-    with Store(folder or ".").writing(name) as file:
+    store = Store(folder or ("/" if out.startswith("/") else "."))
+    refuse_local(model=Store(model).root, input=Store(source).root, out=store.root)
+    table = predict_files(model, source, policy, reader, store / f"{name}.parts")
+    with store.writing(name) as file:
         pq.write_table(table, file, compression="zstd")
+    store.remove(f"{name}.parts")
     refused = len(table) - table[REASON].null_count
     return len(table) - refused, refused

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ecgmoe.filesystem import temporary_folder
 from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.ecg_moe import Output
 from ecgmoe.model.folder import CONFIG, WEIGHTS, ModelFolderError, load_model
@@ -46,10 +46,10 @@ class Predictor:
         if store.local:
             self.model, self.config = load_model(Path(store.root))
         else:
-            with tempfile.TemporaryDirectory() as local:
+            with temporary_folder() as local:
                 for name in (CONFIG, WEIGHTS):
-                    store.download(name, Path(local) / name)
-                self.model, self.config = load_model(Path(local))
+                    store.download(name, local / name)
+                self.model, self.config = load_model(local)
         self.model.to(self.device)
         self.tasks = self.model.tasks
 

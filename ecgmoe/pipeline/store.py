@@ -118,6 +118,15 @@ class Store:
         with self.writing(name) as file:
             file.write(text.encode())
 
+    def require_writable(self) -> None:
+        """Find out now, not after hours, whether anything can be written here.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        self.write_text(".writable", "")
+        self.remove(".writable")
+
     def read_text(self, name: str) -> str:
         """Read UTF-8 text."""
         return self._fs.cat_file(f"{self._base}/{name}").decode()
