@@ -132,12 +132,15 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
             file.write(picture)
     if routing:
         store.write_json(f"{report}/routing.json", routing)
-    # metrics.json goes last: it says that the report is whole.
-    for file_name, text in report_files(metrics, title, remarks).items():
+    files = report_files(metrics, title, remarks)
+    # It goes last: it says that the report is whole, and logged.
+    whole = files.pop("metrics.json")
+    for file_name, text in files.items():
         store.write_text(f"{report}/{file_name}", text)
     print("\n" + text_table(metrics, title, remarks), flush=True)
     print(f"\nreport {store.path(report)}\nmodel  {store.path('model')}", flush=True)
-    track(store, metrics, part, report, pictures)
+    track(store, metrics, part, report, {**files, "metrics.json": whole}, pictures)
+    store.write_text(f"{report}/metrics.json", whole)
     return metrics
 
 
@@ -164,19 +167,31 @@ def notes(
     return lines
 
 
-def track(store: Store, metrics: dict[str, Any], part: str, report: str, pictures: dict[str, bytes]) -> None:
-    """Log the metrics, the report and its pictures to the run's own MLflow run."""
+def track(
+    store: Store,
+    metrics: dict[str, Any],
+    part: str,
+    report: str,
+    files: dict[str, str],
+    pictures: dict[str, bytes],
+) -> None:
+    """Log the metrics, the report and its pictures to the run's own MLflow run.
+
+    Raises:
+        StorageError: MLflow refuses.
+    """
     known = store.read_json("mlflow.json")
-    tracker = tracking.Tracker(known["tracking_uri"], known["run_id"])
     numbers = {
         f"{part}/{task}_{key}": value
         for task, values in metrics["tasks"].items()
         for key, value in values.items()
         if isinstance(value, int | float)
     }
+    # With what training could not send.
+    tracker = tracking.Tracker(known["tracking_uri"], known["run_id"], store)
     tracker.log(numbers, step=0)
     for name in ("report.md", "metrics.csv", "metrics.json"):
-        tracker.text(store.read_text(f"{report}/{name}"), f"{report}/{name}")
+        tracker.text(files[name], f"{report}/{name}")
     for name, picture in pictures.items():
         tracker.picture(picture, f"{report}/{name}")
     tracker.finish()

@@ -23,7 +23,7 @@ from typing import Any
 import torch.distributed as dist
 
 from ecgmoe.pipeline.store import StorageError, Store
-from ecgmoe.training.engine import gather_objects
+from ecgmoe.training.collectives import gather_objects
 
 KEPT = 2
 """Last checkpoints that are kept, besides the best."""

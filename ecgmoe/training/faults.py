@@ -26,20 +26,37 @@ class EndsWhatLasts(UserCallback):
 
     Args:
         monitor: of the run.
+        max_failures: restarts that Ray Train makes.
     """
 
-    def __init__(self, monitor: Any) -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: Any, max_failures: int) -> None:
+        self.monitor, self.max_failures, self.failures = monitor, max_failures, 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called by Ray Train's controller."""
-        told = {rank: last_line(error) for rank, error in worker_exceptions.items()}
         for error in worker_exceptions.values():
             if found := raised(str(error), *LASTING):
                 # Ray Train does not go on after an error of its controller.
                 raise ControllerError(found)
-        for rank, line in sorted(told.items()):
-            self.monitor.note.remote(f"WORKER {rank} FAILED: {line[:300]}")
+        self.failures += 1
+        again = self.failures <= self.max_failures
+        then = (
+            f"all start again from the last checkpoint, {self.failures} of {self.max_failures}"
+            if again
+            else "giving up"
+        )
+        for rank, error in sorted(worker_exceptions.items()):
+            self.monitor.note.remote(f"WORKER {rank} FAILED: {reason(error)}; {then}")
+
+
+def reason(error: Exception) -> str:
+    """Why a worker failed, in one line."""
+    text = str(error)
+    if "worker process has died" in text or ("node" in text and "died" in text):
+        if "memory" in text.lower() and "kill" in text.lower() and "OOM" not in text:
+            return "Ray killed its process because the node ran low on memory"
+        return "its process is gone (a signal, the kernel out of memory, or a lost node)"
+    return last_line(error)[:300]
 
 
 @contextlib.contextmanager

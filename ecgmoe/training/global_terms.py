@@ -21,7 +21,7 @@ from torch import Tensor
 from ecgmoe.model.config import LossConfig
 from ecgmoe.model.ecg_moe import Output
 from ecgmoe.model.losses import info_nce_sum, load_imbalance
-from ecgmoe.training.engine import gather_rows
+from ecgmoe.training.collectives import gather_rows
 from ecgmoe.training.plan import GlobalBatch
 
 Seen = dict[str, tuple[Tensor, ...]]

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import torch.distributed as dist
 
 from ecgmoe.pipeline.store import Store
-from ecgmoe.training.engine import gather_objects
+from ecgmoe.training.collectives import gather_objects
 
 LEFT_OUT = "faults/left-out.json"
 

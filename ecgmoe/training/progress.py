@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ecgmoe.readable import clock
+from ecgmoe.training.collectives import sum_over_ranks
 from ecgmoe.training.config import TrainingConfig
-from ecgmoe.training.engine import sum_over_ranks
 from ecgmoe.training.plan import EpochPlan
 from ecgmoe.training.routing import RoutingLoad
 from ecgmoe.training.tracking import Tracker

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ecgmoe.evaluation.routing import entropy
-from ecgmoe.training.engine import sum_over_ranks
+from ecgmoe.training.collectives import sum_over_ranks
 
 DEAD_SHARE = 0.01
 """An expert that gets less from every task has nothing to do with what is predicted."""

@@ -205,10 +205,11 @@ def fit(job: WorkerJob, training: configuration.TrainingConfig, monitor: Any, sc
         run_config=RunConfig(
             name=Path(job.run).name,
             storage_path=scratch,
-            callbacks=[EndsWhatLasts(monitor)],
+            callbacks=[EndsWhatLasts(monitor, training.max_failures)],
             failure_config=FailureConfig(max_failures=training.max_failures),
             worker_runtime_env={"env_vars": environment},
-            logging_config=LoggingConfig(log_level="WARNING"),
+            # Its warnings are tracebacks of what `EndsWhatLasts` says in a line.
+            logging_config=LoggingConfig(log_level="ERROR"),
         ),
         # Later than the watch, which knows where the ranks stand.
         torch_config=TorchConfig(

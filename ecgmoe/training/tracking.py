@@ -3,6 +3,9 @@
 The driver makes the run; rank 0 logs to it by its id. Metrics go by global step. After a restart the steps since the last
 checkpoint are made again and would be stored a second time (MLflow keeps both): the store is asked for the last step of a
 series, and what it has is not logged again. The numbers are the same ones where the layout is.
+
+Training does not end because a store is away or its disk is full: what it does not take is kept, in the run folder at last,
+and sent with what comes later.
 """
 
 from __future__ import annotations
@@ -12,14 +15,18 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ecgmoe.filesystem import StorageError, is_local, missing_package, refused_write, temporary_folder
 from ecgmoe.home import home
 from ecgmoe.pipeline.nodes import alive_nodes
-from ecgmoe.pipeline.store import digest_of
+from ecgmoe.pipeline.store import Store, digest_of
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Its own retries would hold all ranks up for minutes, at every logged step.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 EXPERIMENT = "ecgmoe"
 
@@ -140,14 +147,48 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-class Tracker:
-    """Logs numbers to one MLflow run; each method raises `StorageError` where the tracking store refuses."""
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Numbers of one step.
 
-    def __init__(self, uri: str, run_id: str) -> None:
-        self.uri, self.run_id = uri, run_id
-        with _explained(uri):
-            self.client = _client(uri)
+    Attributes:
+        metrics: by name.
+        step: optimiser steps so far.
+        series: one of these metrics, which stands for all that are logged along with it, or None.
+        time_ms: when they were measured, since 1970.
+    """
+
+    metrics: dict[str, float]
+    step: int
+    series: str | None
+    time_ms: int
+
+
+class Tracker:
+    """Logs numbers to one MLflow run.
+
+    Args:
+        uri: of the store.
+        run_id: of the run.
+        folder: keeps in `UNSENT` what the store did not take; None raises at once.
+    """
+
+    UNSENT = "mlflow-unsent.json"
+
+    def __init__(self, uri: str, run_id: str, folder: Store | None = None) -> None:
+        self.uri, self.run_id, self.folder = uri, run_id, folder
         self._last_step: dict[str, int] = {}
+        self._unsent: list[Entry] = []
+        if folder and folder.exists(self.UNSENT):
+            self._unsent = [Entry(**each) for each in folder.read_json(self.UNSENT)]
+        self._away, self._client = False, None
+
+    @property
+    def client(self) -> Any:
+        """MLflow's client, made at the first use: the store may be away."""
+        if self._client is None:
+            self._client = _client(self.uri)
+        return self._client
 
     def log(self, metrics: Mapping[str, float | None], step: int, series: str | None = None) -> None:
         """Log what is a number, in one request, which MLflow stores as a whole or not at all.
@@ -157,17 +198,49 @@ class Tracker:
             step: optimiser steps so far.
             series: one of these metrics, which stands for all that are logged along with it: a step up to its last one
                 in the store was logged before a restart, and is left out. None logs in any case.
+
+        Raises:
+            StorageError: the store refuses, and there is no folder to keep the numbers in.
         """
         import time
 
+        known = {key: float(value) for key, value in metrics.items() if value is not None}
+        self._unsent.append(Entry(metrics=known, step=step, series=series, time_ms=int(time.time() * 1000)))
+        self.send()
+
+    def send(self) -> None:
+        """Send what was not sent, the oldest first; what the store does not take stays."""
+        kept = len(self._unsent)
+        try:
+            with _explained(self.uri):
+                while self._unsent:
+                    self._send(self._unsent[0])
+                    self._unsent.pop(0)
+        except StorageError as error:
+            if not self.folder:
+                raise
+            if not self._away:
+                print(f"MLFLOW IS AWAY, training goes on and its numbers are kept: {error}", flush=True)
+            self._away = True
+            return
+        if self._away:
+            print(f"MLflow is back: {kept} logged steps were sent", flush=True)
+        self._away = False
+        if self.folder and kept > 1:
+            self.folder.remove(self.UNSENT)
+
+    def keep(self) -> None:
+        """Keep in the run folder what was not sent, for whoever logs next."""
+        if self.folder and self._unsent:
+            self.folder.write_json(self.UNSENT, [asdict(each) for each in self._unsent])
+
+    def _send(self, entry: Entry) -> None:
         from mlflow.entities import Metric
 
-        if series is not None and step <= self._stored_up_to(series):
+        if entry.series is not None and entry.step <= self._stored_up_to(entry.series):
             return
-        now = int(time.time() * 1000)
-        entries = [Metric(key, float(value), now, step) for key, value in metrics.items() if value is not None]
-        with _explained(self.uri):
-            self.client.log_batch(self.run_id, metrics=entries)
+        metrics = [Metric(key, value, entry.time_ms, entry.step) for key, value in entry.metrics.items()]
+        self.client.log_batch(self.run_id, metrics=metrics)
 
     def _stored_up_to(self, series: str) -> int:
         """The last step of a metric when this process first asked, -1 where it had none."""

@@ -15,8 +15,8 @@ from ecgmoe.evaluation.metrics import evaluate
 from ecgmoe.evaluation.predictions import prediction_table
 from ecgmoe.pipeline.prepared import split_rows
 from ecgmoe.tasks import Task
+from ecgmoe.training.collectives import gather_objects
 from ecgmoe.training.config import TrainingConfig
-from ecgmoe.training.engine import gather_objects
 from ecgmoe.training.loader import BatchReader
 
 

@@ -80,20 +80,23 @@ class Watch:
 
     def _end(self, waited: float) -> None:
         text = f"rank {self.rank} made no progress for {waited:.0f} s while {self._doing}\n\n{stacks()}"
-        print(text, file=sys.stderr, flush=True)
         if self.monitor is not None:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.get(self.monitor.hangs.remote(self.rank, waited), timeout=10 * EVERY_S)
-        # The storage may be what hangs.
-        writer = threading.Thread(target=self._write, args=(text,), daemon=True)
-        writer.start()
-        writer.join(10)
-        os._exit(HANGS)
-
-    def _write(self, text: str) -> None:
         name = f"faults/hanging-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-rank-{self.rank}.txt"
-        with contextlib.suppress(OSError):
-            self.run.write_text(name, text)
+        written = threading.Event()
+
+        def write() -> None:
+            with contextlib.suppress(OSError):
+                self.run.write_text(name, text)
+                written.set()
+
+        # The storage may be what hangs.
+        threading.Thread(target=write, daemon=True).start()
+        if written.wait(10):
+            text = f"rank {self.rank} hangs; where its threads stand: {self.run.path(name)}"
+        print(text, file=sys.stderr, flush=True)
+        os._exit(HANGS)
 
 
 def stacks() -> str:

@@ -72,7 +72,7 @@ class Worker:
         self.load = RoutingLoad(gates, self.config.model.expert_names, self.device)
         self.step = TrainingStep(self.engine, self.config, self.statistics, self.reader, self.load)
         self.agreement, self.saved_for_preemption = Agreement(), False
-        self.tracker = Tracker(job.tracking_uri, job.mlflow_run_id) if self.rank == 0 else None
+        self.tracker = Tracker(job.tracking_uri, job.mlflow_run_id, self.folder) if self.rank == 0 else None
         # Dropout differs between ranks; a resumed run takes its random state from the checkpoint instead.
         torch.manual_seed(self.training.seed * 100_003 + self.rank)
 
@@ -220,6 +220,9 @@ class Worker:
                 save_model(folder / "model", state, self.model_config(), cached)
 
         self.checkpoints.write(fill, step=position.step, epoch=position.epoch, score=score)
+        if self.tracker:
+            # The steps up to here are not made again.
+            self.tracker.keep()
         if score is not None:
             ray.train.report({"score": score, "epoch": float(position.epoch), "step": float(position.step)})
         self.watch.progress()

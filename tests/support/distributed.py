@@ -13,17 +13,24 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 
-def run_distributed(function: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
+def run_distributed(function: Callable[..., Any], world: int, *arguments: Any, log: Path | None = None) -> list[Any]:
     """Call `function(*arguments)` on `world` ranks; returns what each returned, in rank order.
+
+    What they print goes to `log` where it is given.
 
     What travels back must be loadable with `weights_only=True`: numbers, strings, tensors, and lists and dicts of them.
     """
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_rank, (function, world, folder, arguments), nprocs=world)
+        multiprocessing.spawn(_rank, (function, world, folder, arguments, log), nprocs=world)
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
-def _rank(rank: int, function: Callable[..., Any], world: int, folder: str, arguments: tuple[Any, ...]) -> None:
+def _rank(
+    rank: int, function: Callable[..., Any], world: int, folder: str, arguments: tuple[Any, ...], log: Path | None
+) -> None:
+    if log:
+        # Opened by each rank for itself: appending keeps lines whole.
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)

@@ -123,7 +123,7 @@ BEFORE = 5
 def _go_on(job: dict[str, Any], source: str | None, write: str | None, steps: int) -> dict[str, Any]:
     from ecgmoe.training import checkpoint
     from ecgmoe.training.checkpoint import Position, full_state
-    from ecgmoe.training.engine import sum_over_ranks
+    from ecgmoe.training.collectives import sum_over_ranks
     from ecgmoe.training.progress import Progress
     from ecgmoe.training.validation import validate
     from ecgmoe.training.worker import Worker

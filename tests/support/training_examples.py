@@ -42,7 +42,7 @@ def train_some(
         gradients by name.
     """
     from ecgmoe.training.checkpoint import full_state
-    from ecgmoe.training.engine import sum_over_ranks
+    from ecgmoe.training.collectives import sum_over_ranks
     from ecgmoe.training.worker import Worker
 
     results = []
