@@ -8,6 +8,7 @@ STORAGE/NAME/model/          the best model, ready to predict
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -20,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ecgmoe import config as configuration
@@ -146,12 +147,14 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
     with tempfile.TemporaryDirectory(prefix="ecgmoe-ray-train-") as scratch:
         try:
             supervised(partial(fit, job, config.training, monitor, scratch), monitor)
-        except ControllerError as error:
-            # A worker's own, which no restart can mend, comes with its message.
-            raise error.controller_failure from None
-        finally:
+        except TrainingFailedError as error:
             # The workers are gone. What they were writing takes space that the next checkpoint needs.
-            CheckpointStore(run).clear_unfinished()
+            with contextlib.suppress(OSError):
+                CheckpointStore(run).clear_unfinished()
+            if isinstance(error, ControllerError):
+                # A worker's own, which no restart can mend, comes with its message.
+                raise error.controller_failure from None
+            raise
     return export(run)
 
 
