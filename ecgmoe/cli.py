@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from ecgmoe.worker_errors import last_line, raised
+from ecgmoe.worker_errors import raised, reason
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ def _reason(error: Exception) -> tuple[str | None, int]:
     if not failures:
         return _users_mistake(str(error)), 2
     reasons = {rank: _users_mistake(str(failure)) for rank, failure in failures.items()}
-    lines = [f"worker {rank}: {reason or last_line(failures[rank])}" for rank, reason in reasons.items()]
+    lines = [f"worker {rank}: {why or reason(failures[rank])}" for rank, why in reasons.items()]
     return "; ".join(lines), 2 if all(reasons.values()) else 1
 
 

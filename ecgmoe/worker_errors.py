@@ -22,7 +22,12 @@ def raised(traceback: str, *kinds: type[Exception]) -> Exception | None:
     return kind(message) if isinstance(kind, type) and issubclass(kind, kinds) else None
 
 
-def last_line(error: object) -> str:
-    """The last line of its text that is not blank."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(error)
+def reason(error: object) -> str:
+    """Why a worker failed, in one line."""
+    text = str(error)
+    if "worker process has died" in text or ("node" in text and "died" in text):
+        if "low on memory" in text or ("OOM" in text and "memory usage" in text):
+            return "Ray ended its process because the node ran low on memory"
+        return "its process is gone (a signal, the kernel out of memory, or a lost node)"
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else repr(error)

@@ -6,6 +6,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.utils import clip_grad_norm_
 from torch import nn
 
 from ecgmoe.backbones.base import Backbone
@@ -61,4 +62,17 @@ def initialise(model: nn.Module, config: TrainingConfig, total_steps: int) -> An
         config=deepspeed_config(config),
         dist_init_required=False,
     )
+    if config.zero_stage == 0:
+        _keep_norm(engine)
     return engine
+
+
+def _keep_norm(engine: Any) -> None:
+    """At stage 0 DeepSpeed clips gradients and forgets their norm, which alone tells that they are not finite."""
+
+    def clip() -> None:
+        engine._global_grad_norm = clip_grad_norm_(
+            parameters=engine.module.parameters(), max_norm=engine.gradient_clipping(), mpu=engine.mpu
+        )
+
+    engine.clip_fp32_gradients = clip

@@ -15,7 +15,7 @@ from ray.train import ControllerError, UserCallback
 
 from ecgmoe.pipeline.store import StorageError
 from ecgmoe.training.config import TrainingConfig
-from ecgmoe.worker_errors import last_line, raised
+from ecgmoe.worker_errors import raised, reason
 
 LASTING = (ValueError, StorageError, FloatingPointError, MemoryError)
 """A mistake in configuration or data, storage that refuses, a loss that is not finite, a batch that memory cannot hold."""
@@ -47,16 +47,6 @@ class EndsWhatLasts(UserCallback):
         )
         for rank, error in sorted(worker_exceptions.items()):
             self.monitor.note.remote(f"WORKER {rank} FAILED: {reason(error)}; {then}")
-
-
-def reason(error: Exception) -> str:
-    """Why a worker failed, in one line."""
-    text = str(error)
-    if "worker process has died" in text or ("node" in text and "died" in text):
-        if "memory" in text.lower() and "kill" in text.lower() and "OOM" not in text:
-            return "Ray killed its process because the node ran low on memory"
-        return "its process is gone (a signal, the kernel out of memory, or a lost node)"
-    return last_line(error)[:300]
 
 
 @contextlib.contextmanager

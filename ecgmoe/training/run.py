@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -163,10 +162,8 @@ def train_worker(values: dict[str, Any]) -> dict[str, Any]:
 
     DeepSpeed is imported here and not in the driver, which may be a machine without its accelerator.
     """
-    from ecgmoe.training.faults import memory_advice
-    from ecgmoe.training.not_finite import BatchLeftOut
     from ecgmoe.training.watch import Watch
-    from ecgmoe.training.worker import Worker
+    from ecgmoe.training.worker import run_worker
 
     # Ray Train sets the root logger to INFO, and then every rank tells of every checkpoint.
     logging.getLogger().setLevel(logging.WARNING)
@@ -175,16 +172,8 @@ def train_worker(values: dict[str, Any]) -> dict[str, Any]:
     rank = ray.train.get_context().get_world_rank()
     if rank == 0:
         monitor.starts.remote(ray.train.get_context().get_world_size())
-    with Watch(monitor, Store(job.run), rank, training.hang_timeout_s) as watch, memory_advice(training):
-        while True:
-            started = time.perf_counter()
-            worker = Worker(job, watch)
-            if rank == 0:
-                print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
-            try:
-                return worker.run()
-            except BatchLeftOut:
-                worker.engine.destroy()
+    with Watch(monitor, Store(job.run), rank, training.hang_timeout_s) as watch:
+        return run_worker(job, watch)
 
 
 def fit(job: WorkerJob, training: configuration.TrainingConfig, monitor: Any, scratch: str) -> Any:

@@ -17,6 +17,9 @@ import ray
 from ecgmoe.pipeline.store import Store
 
 EVERY_S = 1.0
+STARTING = "starting"
+STARTING_S = 900.0
+"""Least time for building the model and reading a checkpoint, in which no step can show progress."""
 HANGS = 75
 """Exit code of a rank that ended itself."""
 
@@ -37,7 +40,7 @@ class Watch:
     def __init__(self, monitor: Any, run: Store, rank: int, timeout_s: float) -> None:
         self.monitor, self.run, self.rank, self.timeout_s = monitor, run, rank, timeout_s
         self.wish: str | None = None
-        self._doing, self._since = "starting", time.monotonic()
+        self._doing, self._since = STARTING, time.monotonic()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="watch", daemon=True)
 
@@ -64,11 +67,11 @@ class Watch:
             now = time.monotonic()
             # A thread of C, for a rank that hangs in C code and lets no thread of Python run, this one included.
             if now - armed > self.timeout_s / 4:
-                faulthandler.dump_traceback_later(2 * self.timeout_s, exit=True)
+                faulthandler.dump_traceback_later(2 * max(self.timeout_s, STARTING_S), exit=True)
                 armed = now
             self._beat()
             waited = now - self._since
-            if waited > self.timeout_s:
+            if waited > (max(self.timeout_s, STARTING_S) if self._doing == STARTING else self.timeout_s):
                 self._end(waited)
 
     def _beat(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ecgmoe.training.build import build_backbones, build_model
 from ecgmoe.training.checkpoint import Position
 from ecgmoe.training.checkpoint_store import CheckpointStore
 from ecgmoe.training.engine import initialise
+from ecgmoe.training.faults import memory_advice
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.loader import BatchReader
 from ecgmoe.training.memory_report import PROBED, log_memory, plan_memory
@@ -237,3 +239,25 @@ class Worker:
             backbones=self.backbones,
             statistics=self.statistics,
         )
+
+
+def run_worker(job: WorkerJob, watch: Watch) -> dict[str, Any]:
+    """Train on this rank to the end of the run, again from the last checkpoint where a batch is left out.
+
+    Returns:
+        As `Worker.run`.
+
+    Raises:
+        NotFiniteError: a loss or the gradient is not finite.
+        MemoryError: with what to turn down.
+    """
+    with memory_advice(from_dict(RunConfig, job.config).training):
+        while True:
+            started = time.perf_counter()
+            worker = Worker(job, watch)
+            if worker.rank == 0:
+                print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
+            try:
+                return worker.run()
+            except not_finite.BatchLeftOut:
+                worker.engine.destroy()

@@ -1,0 +1,82 @@
+"""Whole runs of the real training loop that meet a fault, in a process group without Ray."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import psutil
+import torch.distributed as dist
+
+from ecgmoe.training.job import WorkerJob
+from resume_examples import unwatched, without_ray
+
+
+def run_with_an_extreme_label(jobs: list[dict[str, Any]], study: int) -> list[dict[str, Any]]:
+    """Runs in which one record has an infinite label; call it on every rank.
+
+    Returns:
+        By job: the final state, whether all of it is finite, and the error that ended the run.
+    """
+    return [_run(job, study) for job in jobs]
+
+
+def _run(job: dict[str, Any], study: int) -> dict[str, Any]:
+    from ecgmoe.training import loader, worker
+    from ecgmoe.training.checkpoint import full_state
+
+    last: list[Any] = []
+
+    class Kept(worker.Worker):
+        def run(self) -> dict[str, Any]:
+            last[:] = [self]
+            return super().run()
+
+    handed, error = WorkerJob(**job), ""
+    with (
+        without_ray([]),
+        mock.patch.object(loader, "label_arrays", _extreme(loader.label_arrays, study)),
+        mock.patch.object(worker, "Worker", Kept),
+    ):
+        try:
+            worker.run_worker(handed, unwatched(handed))
+        except FloatingPointError as fault:
+            error = str(fault)
+    state = full_state(last[0].engine)
+    last[0].engine.destroy()
+    finite = all(bool(value.isfinite().all()) for value in state.values() if value.is_floating_point())
+    return {"state": state, "finite": finite, "error": error}
+
+
+def _extreme(label_arrays: Callable[..., Any], study: int) -> Callable[..., Any]:
+    def changed(labels: Any, tasks: Sequence[Any]) -> dict[str, Any]:
+        arrays = label_arrays(labels, tasks)
+        arrays["sex"][labels["study_id"].to_numpy() == study] = np.inf
+        return arrays
+
+    return changed
+
+
+def run_out_of_memory(job: dict[str, Any], more: int) -> str:
+    """A run whose process may take `more` bytes than it has once it is built; returns what it says."""
+    from ecgmoe.training import worker
+
+    class Limited(worker.Worker):
+        def run(self) -> dict[str, Any]:
+            held = psutil.Process().memory_info().vms
+            resource.setrlimit(resource.RLIMIT_AS, (held + more, resource.RLIM_INFINITY))
+            return super().run()
+
+    handed = WorkerJob(**job)
+    with without_ray([]), mock.patch.object(worker, "Worker", Limited):
+        try:
+            worker.run_worker(handed, unwatched(handed))
+        except MemoryError as fault:
+            return str(fault)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert dist.get_rank() == 0
+    return "it had enough"
