@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from ecgmoe import config as configuration
 from ecgmoe.config_tools import from_dict, to_dict
+from ecgmoe.pipeline.layout import Operator, fits, say_who_waits
 from ecgmoe.pipeline.nodes import alive_nodes, refuse_local
 from ecgmoe.pipeline.prepared import PreparedData, split_rows
 from ecgmoe.pipeline.ray_data import connect
@@ -52,21 +53,24 @@ WORKER_ENVIRONMENT = {
 
 
 def check_resources(training: configuration.TrainingConfig) -> None:
-    """Refuse a layout that would wait for ever for workers that no node can hold.
+    """Refuse a layout that would wait for ever for workers that no node can hold; say where other jobs hold the room.
 
     Raises:
         ValueError: naming what is there and the option to change.
     """
     connect()
     kind = "GPU" if training.use_gpu else "CPU"
-    there = int(ray.cluster_resources().get(kind, 0))
+    # As Ray Train asks for them by default: no CPU beside a GPU.
+    each = Operator(cpus=float(not training.use_gpu), gpus=float(training.use_gpu), actors=1)
+    nodes = [node["Resources"] for node in alive_nodes()]
     needed = training.min_workers or training.num_workers
-    if needed > there:
-        hint = ", or --training.no-use-gpu to train on CPUs" if training.use_gpu else ""
-        raise ValueError(
-            f"{needed} workers need {needed} {kind}s and this cluster has {there}: set "
-            f"--training.num-workers to at most {there}{hint}"
-        )
+    there = max((n for n in range(needed + 1) if fits([replace(each, actors=n)] if n else [], nodes)), default=0)
+    if there < needed:
+        ways = [f"set --training.num-workers to at most {there}"] if there else []
+        ways += ["--training.no-use-gpu to train on CPUs"] if training.use_gpu else []
+        ways += [] if ways else ["start Ray with some (ray start --num-cpus N)"]
+        raise ValueError(f"{needed} workers need {needed} {kind}s and this cluster has {there}: {', or '.join(ways)}")
+    say_who_waits("training", [replace(each, cpus=needed * each.cpus, gpus=needed * each.gpus)])
 
 
 def check_labels(data: PreparedData, config: configuration.RunConfig) -> None:
@@ -114,6 +118,10 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
     changed = refuse_other_run(run, identity)
     if run.exists("model/model.safetensors"):
         return run.path("model")
+    if run.exists("checkpoints/checkpoint_manager_snapshot.json"):
+        raise ValueError(
+            f"{run.root} was begun by an earlier version, which kept other checkpoints: train under another --run"
+        )
     check_resources(config.training)
     check_storage(root)
     labels = prepared.labels()

@@ -1,4 +1,4 @@
-"""What a training cannot go on past: a loss that is not finite costs the run, or one batch; too little memory says the way on."""
+"""A loss that is not finite costs a run, or one batch of it; too little memory says what to turn down."""
 
 from __future__ import annotations
 
