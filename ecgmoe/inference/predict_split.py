@@ -57,7 +57,7 @@ def predict_split(model: str, data: str, split: str) -> pa.Table:
     Raises:
         ValueError: the split is empty, or a path is local and the cluster has several nodes.
     """
-    refuse_local(data=data, storage=model)
+    refuse_local(data=data, model=model)
     labels = PreparedData(data).labels()
     labels = labels.filter(pc.equal(labels["split"], split))
     if not len(labels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -129,6 +130,8 @@ def say_who_waits(stage: str, operators: Sequence[Operator]) -> None:
         short = [kind for kind, number in need.items() if number > free.get(kind, 0) + 1e-4]
         if not short:
             return
+        # What a stage that failed in this process held goes back to the cluster with the last reference to its dataset.
+        gc.collect()
         if time.monotonic() > end:
             break
         time.sleep(0.2)
