@@ -6,15 +6,22 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ecgmoe.datasets.folder import list_records
+from ecgmoe.ecg.quality_policy import QualityPolicy
+from ecgmoe.ecg.read import find_record, read_usable
+from ecgmoe.ecg.reader_options import ReaderOptions
+from ecgmoe.ecg.record import RecordFault
 from ecgmoe.pipeline.store import StorageError, Store, file_stamp
 from ecgmoe.s3 import ObjectStore
 from object_store import BUCKET, free_port, object_store, objects, uploads
+from small_records import an_ecg, write_record
 
 PART = 50 << 20
 """Bytes that s3fs sends as one part."""
@@ -98,6 +105,25 @@ def test_folders_and_tables(store: Store) -> None:
     # Some tools mark a folder by an object with its name.
     ObjectStore().call_s3("put_object", Bucket=BUCKET, Key=f"{store.root.removeprefix(f's3://{BUCKET}/')}/", Body=b"")
     assert store.names() == ["records-old"]
+
+
+def test_a_record_is_found_and_read(store: Store, tmp_path: Path) -> None:
+    write_record(tmp_path, "one", an_ecg(1))
+    for name in ("one.hea", "one.dat"):
+        with store.writing(f"deep/{name}") as file:
+            file.write((tmp_path / name).read_bytes())
+    assert list_records(store.root).paths == ["deep/one"]
+    record = store.path("deep/one")
+    assert [find_record(name) for name in (record, f"{record}.hea", f"{record}.dat")] == [record] * 3
+    assert find_record(store.path("deep/two")) is None
+    read = read_usable(record, ReaderOptions(), QualityPolicy())
+    assert (read.signal == read_usable(str(tmp_path / "one"), ReaderOptions(), QualityPolicy()).signal).all()
+    with pytest.raises(RecordFault, match=r"two\.hea cannot be read: no such file"):
+        read_usable(store.path("deep/two"), ReaderOptions(), QualityPolicy())
+    # That nobody can reach it is no fault of a record, which would be listed as unusable.
+    for gone in ("s3://absent/one", "s3://absent/one.mat"):
+        with pytest.raises(StorageError, match="there is no bucket absent"):
+            read_usable(gone, ReaderOptions(), QualityPolicy())
 
 
 def test_a_missing_bucket_is_named_and_not_made() -> None:
