@@ -1,40 +1,172 @@
-"""A disk that is full while workers write ends prepare in one line that says so; with more space it goes on."""
+"""A disk that is full or read-only ends a stage in one line that says so; with more space it goes on from what is done."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import ray
 
+from ecgmoe.config import tiny
+from ecgmoe.config_tools import to_dict
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
+from ecgmoe.filesystem import StorageError, temporary_folder
+from ecgmoe.inference.predict_files import REASON
+from ecgmoe.model.config import ModelConfig
+from ecgmoe.pipeline.config import PrepareConfig
+from ecgmoe.pipeline.ray_data import connect
+from ecgmoe.training import tracking
 from jobs import job
+from jobs_here import job_here, last_line
+from model_examples import saved_model
+from prepared_examples import prepare_here
 
 pytestmark = pytest.mark.distributed
 
+FULL = "the disk is full: free some space and run the same command again"
+
+
+class Disk:
+    """A small file system of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def mount(self, options: str) -> bool:
+        """Mount it, or change what it is mounted with."""
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)]
+        return os.geteuid() == 0 and not subprocess.run(command, check=False, capture_output=True).returncode
+
+    def fill(self, leave: int) -> None:
+        """Leave so many bytes."""
+        (self.folder / "filler").write_bytes(bytes(max(0, shutil.disk_usage(self.folder).free - leave)))
+
+    def free(self) -> None:
+        (self.folder / "filler").unlink()
+
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 3 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A disk of 16 MB."""
+    disk = Disk(tmp_path / "disk")
+    disk.folder.mkdir()
+    if not disk.mount("size=16m"):
         pytest.skip("no file system can be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk.folder)], check=True)
 
 
-def test_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
-    simulate(tmp_path / "raw", SimulationConfig(patients=40, studies=96, seed=3))
-    options = ["--dataset", "simulated", "--root", str(tmp_path / "raw"), "--out", str(small_disk / "data")]
-    text = job("prepare", *options, expect=2)
-    assert "NOT ENOUGH, it will stop when the disk is full" in text
-    last = text.strip().splitlines()[-1]
-    assert last.startswith(f"error: cannot write {small_disk / 'data'}")
-    assert "the disk is full: free some space and run the same command again" in last
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """One Ray for all stages."""
+    connect(num_cpus=2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ECGs in raw/, prepared in data/, and a model in model/."""
+    folder = tmp_path_factory.mktemp("made")
+    simulate(folder / "raw", SimulationConfig(patients=40, studies=96, seed=3))
+    prepare_here(folder / "raw", folder / "data", PrepareConfig(shard_rows=32))
+    saved_model(folder / "model")
+    return folder
+
+
+def refused(name: str, *options: str, path: Path, reason: str = FULL) -> str:
+    """Run a stage that cannot write below `path`; returns what it printed.
+
+    As a process, with which the actors of the failed stage end too.
+    """
+    text = job(name, *options, expect=2, address=ray.get_runtime_context().gcs_address)
+    last = last_line(text)
+    assert last.startswith(f"error: cannot write {path}"), text
+    assert reason in last
     assert "Traceback" not in text
-    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    assert "excluded, exclusions.parquet says why" in job("prepare", *options)
+    assert "Exception ignored" not in text
+    return text
+
+
+def test_prepare(made: Path, disk: Disk) -> None:
+    options = ["--dataset", "simulated", "--root", str(made / "raw"), "--out", str(disk.folder / "data")]
+    disk.fill(leave=3 << 20)
+    text = refused("prepare", *options, path=disk.folder / "data")
+    assert "NOT ENOUGH, it will stop when the disk is full" in text
+    disk.free()
+    assert "excluded, exclusions.parquet says why" in job_here("prepare", *options)
+
+
+def test_embed(made: Path, disk: Disk) -> None:
+    data = disk.folder / "data"
+    shutil.copytree(made / "data", data)
+    options = ["tiny", "--data", str(data), "--backbones.3.mode", "full", "--backbones.4.mode", "full"]
+    # Room for one shard of features, of three.
+    disk.fill(leave=30_000)
+    refused("embed", *options, path=data / "features")
+    there = {path: path.stat().st_mtime_ns for path in data.glob("features/*/shard-*")}
+    assert not list(data.glob("features/*/.*"))
+    disk.free()
+    assert "moment: " in job_here("embed", *options)
+    assert len(list(data.glob("features/*/shard-*"))) == 3
+    assert {path: path.stat().st_mtime_ns for path in there} == there
+
+
+def test_predict(made: Path, disk: Disk) -> None:
+    out = disk.folder / "out.parquet"
+    options = ["--model", str(made / "model"), "--input", str(made / "raw" / "files"), "--out", str(out)]
+    # Room for two of the three blocks.
+    disk.fill(leave=20_000)
+    refused("predict", *options, path=out)
+    parts = [pq.read_table(path) for path in disk.folder.glob("out.parquet.parts/*/part-*")]
+    assert 0 < len(parts) < 3
+    assert not out.exists()
+    disk.free()
+    text = job_here("predict", *options)
+    # A block with a record that has no prediction is read again.
+    kept = sum(len(part) for part in parts if part[REASON].null_count == len(part))
+    assert (f"predict: {kept} of 96 records are there already, continuing with the others" in text) == (kept > 0)
+    assert len(pq.read_table(out)) == 96
+    assert [path.name for path in disk.folder.iterdir()] == ["out.parquet"]
+
+
+def test_evaluate(made: Path, disk: Disk) -> None:
+    run = disk.folder / "runs" / "k"
+    shutil.copytree(made / "model", run / "model")
+    config = replace(tiny(), model=ModelConfig(width=16))
+    stored = {"config": to_dict(config), "data": {"folder": str(made / "data")}}
+    (run / "config.json").write_text(json.dumps(stored))
+    uri = tracking.default_uri(str(disk.folder / "runs"))
+    identity = tracking.create_run(uri, "k", {}, {}, str(disk.folder / "runs" / "mlflow-artifacts"))
+    (run / "mlflow.json").write_text(json.dumps({"tracking_uri": uri, "run_id": identity}))
+    options = ["--run", "k", "--storage", str(disk.folder / "runs"), "--split", "validation"]
+    subprocess.run(["mount", "-o", "remount,ro", str(disk.folder)], check=True)
+    refused("evaluate", *options, path=run, reason="the file system is read-only: choose another folder")
+    with pytest.raises(StorageError, match=f"MLflow at {uri}: it is read-only: set MLFLOW_TRACKING_URI"):
+        tracking.Tracker(uri, identity).log({"a": 1.0}, step=0)
+    subprocess.run(["mount", "-o", "remount,rw", str(disk.folder)], check=True)
+    disk.fill(leave=4096)
+    refused("evaluate", *options, path=run)
+    with pytest.raises(StorageError, match=f"MLflow at {uri}: the disk is full: free some space"):
+        tracking.Tracker(uri, identity).log({"a" * 200 + str(number): 1.0 for number in range(500)}, step=0)
+    disk.free()
+    assert "report " in job_here("evaluate", *options)
+    assert (run / "report-validation" / "metrics.json").exists()
+
+
+def test_the_temporary_folder(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(disk.folder))
+    with (
+        pytest.raises(StorageError, match=f"temporary folder {disk.folder} .*: free some space there, or set TMPDIR"),
+        temporary_folder() as folder,
+    ):
+        (folder / "model").write_bytes(bytes(20 << 20))
+    assert list(disk.folder.iterdir()) == []
