@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from ecgmoe.filesystem import temporary_folder
 from ecgmoe.pipeline.store import StorageError, Store
 from ecgmoe.training.collectives import gather_objects
 
@@ -90,12 +89,12 @@ class CheckpointStore:
 
     def _write_files(self, name: str, fill: Callable[[Path], None]) -> dict[str, dict[str, Any]]:
         target = self.store / name
-        with self._workspace(name) as folder:
+        with temporary_folder() as folder:
             try:
                 fill(folder)
             except Exception as error:
-                # torch and safetensors tell of a full disk in words of their own, without the error number.
-                _probe(folder, target.root)
+                # torch and safetensors tell of a full disk in words of their own. A write that fails as well has the number.
+                (folder / "probe").write_bytes(bytes(1 << 20))
                 raise error
             files = {}
             for path in sorted(each for each in folder.rglob("*") if each.is_file()):
@@ -109,21 +108,6 @@ class CheckpointStore:
                 # What is copied is not held twice.
                 path.unlink()
             return files
-
-    @contextlib.contextmanager
-    def _workspace(self, name: str) -> Iterator[Path]:
-        """An empty local folder of this rank."""
-        try:
-            folder = Path(tempfile.mkdtemp(prefix=f"ecgmoe-{name}-"))
-        except OSError as error:
-            raise StorageError(
-                f"cannot write a checkpoint to {tempfile.gettempdir()} ({error.strerror}): free some space there, or set "
-                "TMPDIR to another folder"
-            ) from error
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def last_whole(self) -> Saved | None:
         """The last checkpoint with all its files as they were written, or None where there has been none.
@@ -163,7 +147,7 @@ class CheckpointStore:
         if folder.local:
             yield Path(folder.root)
             return
-        with self._workspace(saved.name) as local:
+        with temporary_folder() as local:
             for path in saved.files:
                 (local / path).parent.mkdir(parents=True, exist_ok=True)
                 folder.download(path, local / path)
@@ -240,22 +224,3 @@ class CheckpointStore:
     def _wait() -> None:
         if dist.get_world_size() > 1:
             dist.barrier()
-
-
-def _probe(folder: Path, target: str) -> None:
-    """Raise what the file system says to a write, where it says something.
-
-    Raises:
-        StorageError: naming the folder and the remedy.
-    """
-    path = folder / ".probe"
-    try:
-        with path.open("wb") as file:
-            file.write(bytes(1 << 20))
-    except OSError as error:
-        raise StorageError(
-            f"cannot write a checkpoint for {target} to {folder.parent} ({error.strerror}): free some space there, or set "
-            "TMPDIR to another folder"
-        ) from error
-    finally:
-        path.unlink(missing_ok=True)

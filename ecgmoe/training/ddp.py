@@ -84,9 +84,9 @@ class DDPEngine:
         """Learning rate of each parameter group."""
         return [float(rate) for rate in self.lr_scheduler.get_last_lr()]
 
-    def get_global_grad_norm(self) -> float:
+    def get_global_grad_norm(self) -> Tensor:
         """Norm of the last gradient before it was clipped."""
-        return float(self.norm)
+        return self.norm
 
     def zero_optimization_stage(self) -> int:
         """Nothing is sharded."""

@@ -122,7 +122,10 @@ class Worker:
                     self.save(position, None, progress)
                     if stop:
                         return {"stopped_at": position.step}
-            stop = self.agreed(position)
+            if self.agreed(position):
+                # The validation comes with the next start.
+                self.save(position, None, progress)
+                return {"stopped_at": position.step}
             self.watch.progress(f"validation of epoch {epoch + 1}")
             metrics = validate(self.engine, self.reader, self.labels, self.tasks, self.training)
             current = score(metrics)
@@ -130,8 +133,6 @@ class Worker:
             position.best_score = current if position.best_score is None else max(current, position.best_score)
             progress.epoch_ends(epoch, position.step, metrics, current, best=current == position.best_score)
             self.save(position, current, progress)
-            if stop and position.epoch < self.training.epochs:
-                return {"stopped_at": position.step}
         if not self.training.epochs:
             untrained = validate(self.engine, self.reader, self.labels, self.tasks, self.training)
             self.save(position, score(untrained), progress)
