@@ -182,6 +182,9 @@ class CheckpointStore:
                     found.append(f"{path} has other content")
             except FileNotFoundError:
                 found.append(f"{path} is missing")
+            except StorageError:
+                # A store that does not answer says nothing of the file.
+                raise
             except OSError as error:
                 found.append(f"{path} cannot be read: {error.strerror or error}")
         return found
@@ -202,6 +205,7 @@ class CheckpointStore:
         """Delete what was never committed. Nobody may be writing."""
         for name in self._names():
             if not (self.store / name).exists(MANIFEST):
+                (self.store / name).remove_partial()
                 self.store.remove(name)
 
     def _delete_superfluous(self) -> None:

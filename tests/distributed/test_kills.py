@@ -41,7 +41,7 @@ def killed_beside_whole(
     # No checkpoint but the last falls on the end of an epoch.
     options += ["--training.checkpoint-every", "3", *LOG_EVERY_STEP, *more]
     options += [part for number in (2, 3, 4) for part in (f"--backbones.{number}.mode", "full")]
-    job("train", *options, "--run", "whole")
+    job("train", *options, "--run", "whole", timeout=600)
     kills, said = train_through([*options, "--run", "killed"], storage / "killed", kinds, seed=seed, logs=folder)
     assert [kill.kind for kill in kills] == list(kinds)
     models = [load_file(storage / name / "model" / "model.safetensors") for name in ("whole", "killed")]
