@@ -102,12 +102,12 @@ def _reason(error: Exception) -> tuple[str | None, int]:
     failures = getattr(error, "worker_failures", None)
     if not failures:
         return _users_mistake(str(error)), 2
-    reasons = {rank: _users_mistake(str(failure)) for rank, failure in failures.items()}
+    reasons = {rank: _users_mistake(failure) for rank, failure in failures.items()}
     lines = [f"worker {rank}: {why or reason(failures[rank])}" for rank, why in reasons.items()]
     return "; ".join(lines), 2 if all(reasons.values()) else 1
 
 
-def _users_mistake(traceback: str) -> str | None:
-    """The message of a traceback's last exception, where that is a mistake of the user or of the storage."""
-    found = raised(traceback, ValueError, OSError)
+def _users_mistake(error: object) -> str | None:
+    """The message of what a worker raised, where that is a mistake of the user or of the storage."""
+    found = raised(error, *SAID_IN_ONE_LINE)
     return str(found) if found else None

@@ -9,12 +9,15 @@ import re
 _EXCEPTION_LINE = re.compile(r"^(?!ray\.)([A-Za-z_][\w.]*(?:Error|Fault|Exception)): (.*)", re.MULTILINE)
 
 
-def raised(traceback: str, *kinds: type[Exception]) -> Exception | None:
-    """The last exception of a traceback, made anew from its message, where it is one of `kinds`; None for any other.
+def raised(error: object, *kinds: type[Exception]) -> Exception | None:
+    """The exception where it is one of `kinds`, or was one in the process that it comes from; None for any other.
 
-    What happens in a worker comes back as text, and Ray writes its own advice below it.
+    Some of Ray's errors hold what happened in a worker as the text of its traceback, with Ray's own advice below: then the
+    last exception of it is made anew from its message.
     """
-    found = _EXCEPTION_LINE.findall(traceback)
+    if isinstance(error, kinds):
+        return error
+    found = _EXCEPTION_LINE.findall(str(error))
     if not found:
         return None
     name, message = found[-1]
@@ -26,7 +29,8 @@ def reason(error: object) -> str:
     """Why a worker failed, in one line."""
     text = str(error)
     if "worker process has died" in text or ("node" in text and "died" in text):
-        if "low on memory" in text or ("OOM" in text and "memory usage" in text):
+        # Not "OOM killer", which Ray names among the common causes of any such end.
+        if "low on memory" in text:
             return "Ray ended its process because the node ran low on memory"
         return "its process is gone (a signal, the kernel out of memory, or a lost node)"
     lines = [line for line in text.splitlines() if line.strip()]

@@ -35,7 +35,7 @@ class EndsWhatLasts(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called by Ray Train's controller."""
         for error in worker_exceptions.values():
-            if found := raised(str(error), *LASTING):
+            if found := raised(error, *LASTING):
                 # Ray Train does not go on after an error of its controller.
                 raise ControllerError(found)
         self.failures += 1

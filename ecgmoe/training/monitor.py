@@ -53,7 +53,7 @@ class Monitor:
         return notes
 
 
-SILENT_S = 15.0
+SILENT_S = 10.0
 """Without a sign of life for so long, a process is frozen or its node is gone; a busy one still gives them."""
 
 

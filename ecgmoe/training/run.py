@@ -181,7 +181,12 @@ def train_worker(values: dict[str, Any]) -> dict[str, Any]:
     if rank == 0:
         monitor.starts.remote(ray.train.get_context().get_world_size())
     with Watch(monitor, Store(job.run), rank, training.hang_timeout_s) as watch:
-        return run_worker(job, watch)
+        try:
+            return run_worker(job, watch)
+        except (StorageError, FloatingPointError, MemoryError):
+            # Ray Train logs the traceback of whatever ends a worker. These say in one line what to do.
+            logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+            raise
 
 
 def fit(job: WorkerJob, training: configuration.TrainingConfig, monitor: Any, scratch: str) -> Any:

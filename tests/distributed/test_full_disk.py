@@ -138,6 +138,34 @@ def test_predict(made: Path, disk: Disk) -> None:
     assert [path.name for path in disk.folder.iterdir()] == ["out.parquet"]
 
 
+def test_train(made: Path, disk: Disk) -> None:
+    """The checkpoint that has no room ends the run at once, and the one before is what it goes on from."""
+    runs = disk.folder / "runs"
+    options = [
+        "tiny",
+        "--variant",
+        "single_dlinear",
+        "--data",
+        str(made / "data"),
+        "--storage",
+        str(runs),
+        "--run",
+        "k",
+    ]
+    options += ["--training.epochs", "3"]
+    # Room for MLflow's database (1.0 MB), and for one checkpoint of 0.9 MB and a part of another.
+    disk.fill(leave=2_300_000)
+    text = refused("train", *options, path=runs / "k" / "checkpoints" / "step-00000004-epoch-0002")
+    assert "epoch 1/3  validation" in text
+    # Nothing is gained by trying again.
+    assert "WORKER" not in text
+    assert [path.name for path in (runs / "k" / "checkpoints").iterdir()] == ["step-00000002-epoch-0001"]
+    disk.free()
+    text = job("train", *options, address=ray.get_runtime_context().gcs_address)
+    assert "resuming at epoch 2, step 2 of 6" in text
+    assert "epoch 3/3  validation" in text
+
+
 def test_evaluate(made: Path, disk: Disk) -> None:
     run = disk.folder / "runs" / "k"
     shutil.copytree(made / "model", run / "model")

@@ -57,7 +57,7 @@ def killed_beside_whole(
 
 def test_three_kills_and_a_frozen_rank(tmp_path: Path) -> None:
     kinds = ("checkpoint", "hang", "term", "driver")
-    kills, said = killed_beside_whole(tmp_path, kinds, 8, "--training.hang-timeout-s", "10")
+    kills, said = killed_beside_whole(tmp_path, kinds, 8, "--training.hang-timeout-s", "20")
     print(table(kills))
     by_kind = {kill.kind: kill for kill in kills}
     # SIGTERM saves what is there: at most the step during which it came is not told of yet.
