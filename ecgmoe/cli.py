@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -71,7 +72,12 @@ def _own_preset(path: str) -> tuple[str, Any]:
 
 
 def run_job(main: Callable[[list[str]], None]) -> None:
-    """Run an entry point: mistakes of the user and of the data end in one line and exit code 2, not in a traceback."""
+    """Run an entry point: mistakes of the user and of the data end in one line and exit code 2, not in a traceback.
+
+    SIGINT and SIGTERM (a scheduler's, `ray job stop`) end it in order, with exit codes 130 and 143.
+    """
+    # As ray.init does later on, and training with more to say while it lasts.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
     # A pipe or a log file would otherwise see nothing until its buffer is full.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
@@ -79,6 +85,13 @@ def run_job(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:
+            raise
+        # A second one, for which there is no reason, would end Ray's own end.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("terminated: the same command goes on from here", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         reason, code = _reason(error)
         if reason is None:

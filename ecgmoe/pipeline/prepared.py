@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from ecgmoe.pipeline.config import ROW_GROUP_ROWS
 from ecgmoe.pipeline.schema import LABEL_SCHEMA, SCHEMA_VERSION, features_of, shard_name, signals_of
 from ecgmoe.pipeline.store import StorageError, Store
+from ecgmoe.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +65,26 @@ class PreparedData:
         with self.store.parquet("labels.parquet") as file:
             return file.read().select(LABEL_SCHEMA.names)
 
-    def row_group(self, shard: int, group: int) -> RowGroup:
+    def row_group(self, shard: int, group: int, clock: Stopwatch | None = None) -> RowGroup:
         """Read one row group of records and of every cached backbone's features, and check that they belong together.
+
+        Args:
+            shard: its number.
+            group: number of the row group in it.
+            clock: gets the seconds of reading and decoding signals, and each backbone's features.
 
         Raises:
             StorageError: a shard is missing or torn, or the features are those of other records.
         """
-        name = shard_name(shard)
-        records = self._read(f"records/{name}", group, ["study_id", "signal", "r_peaks", "rr_ms"])
+        name, clock = shard_name(shard), clock or Stopwatch()
+        with clock.on("reading signals"):
+            records = self._read(f"records/{name}", group, ["study_id", "signal", "r_peaks", "rr_ms"])
         study_id = records["study_id"].to_numpy()
         features = {}
         for backbone, key in self.features.items():
             path = f"features/{key}/{name}"
-            table = self._read(path, group, ["study_id", "features"])
+            with clock.on(f"reading features of {backbone}"):
+                table = self._read(path, group, ["study_id", "features"])
             if not np.array_equal(table["study_id"].to_numpy(), study_id):
                 raise StorageError(
                     f"{self.store.path(path)} holds features of other records: delete it and run jobs/embed.py"

@@ -7,6 +7,7 @@ import time
 
 from tqdm import tqdm
 
+from ecgmoe import metrics
 from ecgmoe.readable import clock
 
 EVERY_S = 2.0
@@ -28,6 +29,8 @@ class Progress:
     def add(self, records: int) -> None:
         """So many more records are done."""
         self.done += records
+        metrics.add("stage_records", records, stage=self.stage)
+        metrics.put("stage_records_to_do", self.total - self.done, stage=self.stage)
         if self.bar is not None:
             self.bar.update(records)
             if self.done == self.total:

@@ -14,7 +14,10 @@ import torch
 from ecgmoe.model.batch import ECGBatch, pad_r_peaks
 from ecgmoe.pipeline.config import ROW_GROUP_ROWS
 from ecgmoe.pipeline.prepared import PreparedData, RowGroup, row_groups, split_group
+from ecgmoe.stopwatch import Stopwatch
 from ecgmoe.tasks import Task
+
+ASSEMBLING = "assembling batches"
 
 
 class BatchReader:
@@ -28,7 +31,7 @@ class BatchReader:
     """
 
     def __init__(self, data: PreparedData, labels: pa.Table, tasks: Sequence[Task], groups_kept: int) -> None:
-        self.data, self.groups_kept = data, groups_kept
+        self.data, self.groups_kept, self.clock = data, groups_kept, Stopwatch()
         self.group, self.row = row_groups(labels), labels["row"].to_numpy() % ROW_GROUP_ROWS
         self.study_id, self.patient_id = labels["study_id"].to_numpy(), labels["patient_id"].to_numpy()
         self.labels = label_arrays(labels, tasks)
@@ -37,6 +40,10 @@ class BatchReader:
     def read(self, rows: npt.NDArray[np.int64]) -> ECGBatch:
         """The batch of these rows, in this order."""
         parts = [(self._group(int(self.group[row])), int(self.row[row])) for row in rows]
+        with self.clock.on(ASSEMBLING):
+            return self._assemble(rows, parts)
+
+    def _assemble(self, rows: npt.NDArray[np.int64], parts: Sequence[tuple[RowGroup, int]]) -> ECGBatch:
         stored = np.array([part.study_id[row] for part, row in parts])
         if not np.array_equal(stored, self.study_id[rows]):
             raise ValueError(
@@ -56,6 +63,11 @@ class BatchReader:
             features=features,
         )
 
+    @property
+    def stages(self) -> list[str]:
+        """What `clock` tells apart, on every rank in the same order."""
+        return ["reading signals", *(f"reading features of {name}" for name in self.data.features), ASSEMBLING]
+
     def detected_rr_ms(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Median of the detected RR of these rows, NaN where there is none."""
         return np.array([self._group(int(self.group[row])).rr_ms[self.row[row]] for row in rows], dtype=np.float32)
@@ -64,7 +76,7 @@ class BatchReader:
         if number in self._kept:
             self._kept.move_to_end(number)
         else:
-            self._kept[number] = self.data.row_group(*split_group(number))
+            self._kept[number] = self.data.row_group(*split_group(number), self.clock)
             while len(self._kept) > self.groups_kept:
                 self._kept.popitem(last=False)
         return self._kept[number]

@@ -7,15 +7,19 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypedDict, TypeVar
 
+import ray.train
 import torch
 from torch import Tensor
 
+from ecgmoe import metrics
 from ecgmoe.readable import clock
 from ecgmoe.training.collectives import sum_over_ranks
 from ecgmoe.training.config import TrainingConfig
+from ecgmoe.training.loader import BatchReader
 from ecgmoe.training.plan import EpochPlan
 from ecgmoe.training.routing import RoutingLoad
 from ecgmoe.training.tracking import Tracker
+from ecgmoe.training.waits import WaitWarning, waits_of_ranks
 
 T = TypeVar("T")
 
@@ -41,11 +45,28 @@ class Interval(TypedDict):
 
 
 class Progress:
-    """Sums the losses and the use of the experts over an interval, then prints and logs them (rank 0)."""
+    """Sums the losses and the use of the experts over an interval, then prints and logs them (rank 0).
+
+    Args:
+        config: how often, among others.
+        total_steps: of the whole run.
+        rank: of this process.
+        tracker: where rank 0 logs.
+        load: the use of the experts.
+        reader: whose time is told where steps wait for data; None tells of none.
+    """
 
     def __init__(
-        self, config: TrainingConfig, total_steps: int, rank: int, tracker: Tracker | None, load: RoutingLoad
+        self,
+        config: TrainingConfig,
+        total_steps: int,
+        rank: int,
+        tracker: Tracker | None,
+        load: RoutingLoad,
+        reader: BatchReader | None = None,
     ) -> None:
+        self.reader, self.warning = reader, WaitWarning(reader, config.read_ahead) if reader else None
+        self.run = ray.train.get_context().get_experiment_name() if ray.is_initialized() else ""
         self.load, self.dead = load, set[str]()
         self.config, self.total_steps, self.rank, self.tracker = config, total_steps, rank, tracker
         self.losses: dict[str, Tensor] = {}
@@ -65,6 +86,8 @@ class Progress:
 
     def resume(self, interval: Interval) -> None:
         """Go on with the sums of a checkpoint."""
+        if self.rank == 0:
+            metrics.add("training_resumed", 1, run=self.run)
         device = self.load.total.device
         self.losses = {name: value.to(device) for name, value in interval["losses"].items()}
         self.load.total = interval["load"].to(device)
@@ -104,6 +127,8 @@ class Progress:
         means = dict(zip(self.losses, (summed / self.steps).tolist(), strict=True))
         seconds = (self.last_step - self.started) / self.steps
         rate, left = self.config.global_batch / seconds, (self.total_steps - step) * seconds
+        self._tell_of_waits(epoch, self.steps * seconds, summed.device)
+        metrics.put("training_memory_bytes", peak_memory(), run=self.run, rank=self.rank)
         if self.rank == 0 and self.tracker:
             parts = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
             print(
@@ -111,8 +136,8 @@ class Progress:
                 f"{rate:,.0f} records/s  {clock(left)} left",
                 flush=True,
             )
-            metrics = {f"train/loss_{name}": value for name, value in means.items()}
-            metrics |= {
+            logged = {f"train/loss_{name}": value for name, value in means.items()}
+            logged |= {
                 "train/learning_rate": engine.get_lr()[0],
                 "train/records_per_s": rate,
                 "train/epoch": epoch + 1,
@@ -120,9 +145,35 @@ class Progress:
                 "train/data_wait_share": self.waited / (self.steps * seconds),
                 "train/memory_gb": peak_memory() / 1e9,
             }
-            self.tracker.log(metrics | self.load.metrics(load), step, series="train/epoch")
-            self._alarm(set(self.load.dead(load)))
+            self.tracker.log(logged | self.load.metrics(load), step, series="train/epoch")
+            dead = set(self.load.dead(load))
+            self._alarm(dead)
+            for name, value in means.items():
+                metrics.put("training_loss", value, run=self.run, task=name)
+            for name, number in {
+                "step": step,
+                "steps_to_do": self.total_steps - step,
+                "epoch": epoch + 1,
+                "records_per_second": rate,
+                "gradient_norm": logged["train/gradient_norm"],
+                "dead_experts": len(dead),
+            }.items():
+                metrics.put(f"training_{name}", number, run=self.run)
         self.losses, self.steps, self.started, self.waited = {}, 0, self.last_step, 0.0
+
+    def _tell_of_waits(self, epoch: int, seconds: float, device: torch.device) -> None:
+        """Measure and judge the waits for data in an interval of so many seconds; every rank must call it."""
+        share = self.waited / seconds
+        metrics.put("training_data_wait_share", share, run=self.run, rank=self.rank)
+        if self.reader and self.warning:
+            waits = waits_of_ranks(self.waited, seconds, self.reader.clock.take(), self.reader.stages, device)
+            if self.rank == 0:
+                # All ranks wait for the one that waits for its data.
+                self.warning.check(epoch, max(waits, key=lambda each: each.share))
+
+    def saved(self, seconds: float) -> None:
+        """A checkpoint took this rank so long."""
+        metrics.put("training_checkpoint_seconds", seconds, run=self.run, rank=self.rank)
 
     def _alarm(self, dead: set[str]) -> None:
         """Say once when an expert falls idle."""
@@ -130,10 +181,13 @@ class Progress:
             print(f"DEAD EXPERT {', '.join(new)}: no task gives it 1 % of its weight any more", flush=True)
         self.dead = dead
 
-    def epoch_ends(self, epoch: int, step: int, metrics: Mapping[str, Any], score: float, *, best: bool) -> None:
+    def epoch_ends(self, epoch: int, step: int, found: Mapping[str, Any], score: float, *, best: bool) -> None:
         """Print and log the validation metrics."""
+        if self.reader:
+            # What validation read is no part of a step.
+            self.reader.clock.take()
         if self.rank == 0 and self.tracker:
-            shown = {name: values[MAIN_METRIC[name]] for name, values in metrics["tasks"].items()}
+            shown = {name: values[MAIN_METRIC[name]] for name, values in found["tasks"].items()}
             text = "  ".join(
                 f"{name} {MAIN_METRIC[name]} {value:.3f}" for name, value in shown.items() if value is not None
             )
@@ -143,12 +197,13 @@ class Progress:
             )
             flat = {
                 f"validation/{name}_{key}": value
-                for name, values in metrics["tasks"].items()
+                for name, values in found["tasks"].items()
                 for key, value in values.items()
                 if isinstance(value, float)
             }
             flat |= {"validation/score": score, "train/dropped_records": float(self.dropped)}
             self.tracker.log(flat, step, series="validation/score")
+            metrics.put("training_validation_score", score, run=self.run)
 
     def goes_on(self) -> None:
         """Leave what was done since the last step (validation, a checkpoint) out of the rate."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -123,3 +125,13 @@ def test_each_training_worker_has_its_reason(
         1: RayError(f"Traceback:\n{second}"),
     }
     assert ends(error, monkeypatch, capsys) == (f"error: {expected}\n", code)
+
+
+def test_sigterm_ends_a_job_with_a_line_and_its_exit_code() -> None:
+    script = "import time; from ecgmoe.cli import run_job; run_job(lambda _: (print('started'), time.sleep(60)))"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"started\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30)[1] == b"terminated: the same command goes on from here\n"
+    assert process.returncode == 143
