@@ -85,7 +85,7 @@ def test_a_wrong_option_fails_the_job_with_its_line(nodes: Nodes) -> None:
 def test_the_code_is_that_of_the_working_directory(nodes: Nodes) -> None:
     """On every node: what is installed there is not asked."""
     script = "import ecgmoe.cli; print('from', ecgmoe.cli.__file__)"
-    done = nodes.job("submit", "--working-dir", ".", "--", "python", "-c", f'"{script}"')
+    done = nodes.job("submit", "--working-dir", ".", "--", "python", "-c", script)
     assert "/working_dir_files/_ray_pkg_" in done.stdout, done.stdout + done.stderr
 
 
