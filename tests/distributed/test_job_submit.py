@@ -162,7 +162,7 @@ def left(nodes: Nodes) -> list[Any]:
         ]
     for node in (nodes.head, *nodes.workers):
         lines = [" ".join(each.cmdline()) for each in node.processes()]
-        found += [line for line in lines if "jobs/" in line or (line.startswith("ray::") and not harmless(line))]
+        found += [line for line in lines if "python jobs/" in line or (line.startswith("ray::") and not harmless(line))]
     return found
 
 
