@@ -203,6 +203,9 @@ def fit(job: WorkerJob, training: configuration.TrainingConfig, monitor: Any, sc
         environment["DS_ACCELERATOR"] = "cpu"
     fixed = training.min_workers in (0, training.num_workers)
     workers = training.num_workers if fixed else (training.min_workers, training.num_workers)
+    if not fixed:
+        # After a lost node Ray Train asks for as many as before for so long, before it takes fewer.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": asdict(job), "monitor": monitor},

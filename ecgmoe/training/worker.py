@@ -92,7 +92,7 @@ class Worker:
         """
         position, interval = self.resume()
         log_memory(self.tracker, self.memory)
-        progress = Progress(self.training, self.total_steps, self.rank, self.tracker, self.load)
+        progress = Progress(self.training, self.total_steps, self.rank, self.tracker, self.load, self.reader)
         if interval:
             progress.resume(interval)
         # A wish that came before the first step.
@@ -213,7 +213,7 @@ class Worker:
     def save(self, position: Position, score: float | None, progress: Progress) -> None:
         """Commit a checkpoint, and tell Ray Train of a validated one. Every rank must call it."""
         self.watch.progress(f"checkpoint at step {position.step}")
-        interval = progress.interval()
+        interval, started = progress.interval(), time.perf_counter()
 
         def fill(folder: Path) -> None:
             checkpoint.save(self.engine, folder, position, self.training, interval)
@@ -229,6 +229,7 @@ class Worker:
         if score is not None:
             ray.train.report({"score": score, "epoch": float(position.epoch), "step": float(position.step)})
         self.watch.progress()
+        progress.saved(time.perf_counter() - started)
         progress.goes_on()
 
     def model_config(self) -> dict[str, Any]:
