@@ -44,3 +44,27 @@ def test_a_lost_node_costs_the_steps_since_the_last_checkpoint(tmp_path: Path, c
     assert f"epoch {EPOCHS}/{EPOCHS}  validation" in run.text()
     metrics = json.loads((tmp_path / "runs" / "k" / "report" / "metrics.json").read_text())
     assert metrics["tasks"]["rr"]["n"] > 0
+
+
+def test_a_node_that_is_taken_away_costs_a_restart(tmp_path: Path) -> None:
+    """Ray tells of it before: a checkpoint is saved once, and training goes on until the node is gone."""
+    data = simulated_and_prepared(tmp_path)
+    options = ["tiny", "--data", str(data), "--run", "k", "--storage", str(tmp_path / "runs")]
+    # Without that checkpoint, the last one would be that of an epoch's end.
+    options += ["--training.epochs", "400", "--training.min-workers", "1", "--training.log-every", "1"]
+    options += [part for number in (2, 3, 4) for part in (f"--backbones.{number}.mode", "full")]
+    with (
+        ray_nodes(tmp_path) as nodes,
+        running(tmp_path / "log", "train", *options, environment=nodes.environment) as run,
+    ):
+        run.wait_for("epoch 2/400  validation")
+        nodes.drain(nodes.workers[0], 30)
+        run.wait_for("PRE-EMPTION of the nodes of ranks [")
+        time.sleep(30)
+        nodes.workers[0].cut_power()
+        run.wait_for("resuming at epoch", timeout=400)
+        validated = run.text().count("validation:")
+        run.wait_for("validation:", times=validated + 1)
+        run.process.terminate()
+        assert run.wait() == 143, run.text()
+    assert run.text().count("PRE-EMPTION") == 1

@@ -98,6 +98,20 @@ class Nodes:
             check=False,
         )
 
+    def drain(self, node: Node, seconds: int) -> None:
+        """Tell Ray that a node will be taken away, as a provider of spot machines does."""
+        script = (
+            "import ray, sys; ray.init(); print([n['NodeID'] for n in ray.nodes() if n['NodeName'] == sys.argv[1]][0])"
+        )
+        asked = [sys.executable, "-c", script, node.address]
+        found = subprocess.run(
+            asked, env={**without_ray(), **self.environment}, capture_output=True, text=True, timeout=120, check=True
+        )
+        options = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken away"]
+        options += ["--node-id", found.stdout.split()[-1], "--deadline-remaining-seconds", str(seconds)]
+        done = self.ray("drain-node", "--address", self.environment["RAY_ADDRESS"], *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def job(self, command: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """`ray job COMMAND`, e.g. "submit"."""
         return self.ray("job", command, "--address", self.dashboard, *arguments, **environment)
