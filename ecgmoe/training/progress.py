@@ -207,7 +207,9 @@ class Progress:
 
     def goes_on(self) -> None:
         """Leave what was done since the last step (validation, a checkpoint) out of the rate."""
-        self.started += time.perf_counter() - self.last_step
+        gone = time.perf_counter() - self.last_step
+        # Both, so that calling it twice before the next step counts nothing twice.
+        self.started, self.last_step = self.started + gone, self.last_step + gone
 
 
 def peak_memory() -> int:

@@ -175,6 +175,8 @@ def train_worker(values: dict[str, Any]) -> dict[str, Any]:
 
     # Ray Train sets the root logger to INFO, and then every rank tells of every checkpoint.
     logging.getLogger().setLevel(logging.WARNING)
+    # The traceback of what ends a worker is wanted, where it is this program's fault.
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
     job, monitor = WorkerJob(**values["job"]), values["monitor"]
     training = from_dict(configuration.RunConfig, job.config).training
     rank = ray.train.get_context().get_world_rank()
@@ -184,7 +186,7 @@ def train_worker(values: dict[str, Any]) -> dict[str, Any]:
         try:
             return run_worker(job, watch)
         except (StorageError, FloatingPointError, MemoryError):
-            # Ray Train logs the traceback of whatever ends a worker. These say in one line what to do.
+            # These say in one line what to do.
             logging.getLogger("ray.train").setLevel(logging.CRITICAL)
             raise
 
@@ -216,8 +218,8 @@ def fit(job: WorkerJob, training: configuration.TrainingConfig, monitor: Any, sc
             callbacks=[EndsWhatLasts(monitor, training.max_failures)],
             failure_config=FailureConfig(max_failures=training.max_failures),
             worker_runtime_env={"env_vars": environment},
-            # Its warnings are tracebacks of what `EndsWhatLasts` says in a line.
-            logging_config=LoggingConfig(log_level="ERROR"),
+            # Its controller logs tracebacks of what `EndsWhatLasts` says in a line, and of a helper that ends late.
+            logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
         # Later than the watch, which knows where the ranks stand.
         torch_config=TorchConfig(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from mlflow import MlflowClient
+from torch.multiprocessing import ProcessExitedException
 
 from distributed import run_distributed
 from ecgmoe.backbones.config import BackboneConfig
@@ -20,7 +21,8 @@ from ecgmoe.training import tracking
 from ecgmoe.training.checkpoint_store import CheckpointStore
 from ecgmoe.training.config import TrainingConfig
 from ecgmoe.training.plan import epoch_plan
-from fault_examples import run_out_of_memory, run_with_an_extreme_label
+from ecgmoe.training.watch import HANGS
+from fault_examples import hang, run_out_of_memory, run_with_an_extreme_label
 from prepared_examples import simulated_and_prepared
 from training_examples import job_of
 
@@ -160,3 +162,16 @@ def test_too_little_memory_says_what_to_turn_down(root: Path) -> None:
         in said
     )
     assert "--training.zero-stage (now 1)" in said
+
+
+def test_ranks_that_hang_write_their_stacks_and_end(tmp_path: Path) -> None:
+    with pytest.raises(ProcessExitedException, match=f"exit code {HANGS}"):
+        run_distributed(hang, 2, str(tmp_path), 3.0, log=tmp_path / "said")
+    stacks = {path.name[-10:]: path.read_text() for path in (tmp_path / "faults").glob("hanging-*")}
+    # torch ends the other rank as soon as one has ended, perhaps before it has written.
+    assert stacks
+    for text in stacks.values():
+        assert "made no progress for 3 s while step 7" in text or "made no progress for 4 s while step 7" in text
+        assert "fault_examples.py" in text
+    if "rank-1.txt" in stacks:
+        assert "time.sleep(600)" in stacks["rank-1.txt"]

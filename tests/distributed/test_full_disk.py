@@ -14,8 +14,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import ray
+from torch.multiprocessing import ProcessRaisedException
 
-from ecgmoe.config import tiny
+from distributed import run_distributed
+from ecgmoe.backbones.config import BackboneConfig
+from ecgmoe.config import RunConfig, tiny
 from ecgmoe.config_tools import to_dict
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.filesystem import StorageError, temporary_folder
@@ -23,11 +26,16 @@ from ecgmoe.inference.predict_files import REASON
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.pipeline.config import PrepareConfig
 from ecgmoe.pipeline.ray_data import connect
+from ecgmoe.pipeline.store import Store
 from ecgmoe.training import tracking
+from ecgmoe.training.checkpoint_store import CheckpointStore
+from ecgmoe.training.config import TrainingConfig
 from jobs import job
-from jobs_here import job_here, last_line
+from jobs_here import job_here
 from model_examples import saved_model
 from prepared_examples import prepare_here
+from resume_examples import run_jobs
+from training_examples import job_of
 
 pytestmark = pytest.mark.distributed
 
@@ -88,7 +96,8 @@ def refused(name: str, *options: str, path: Path, reason: str = FULL) -> str:
     As a process, with which the actors of the failed stage end too.
     """
     text = job(name, *options, expect=2, address=ray.get_runtime_context().gcs_address)
-    last = last_line(text)
+    # Ray may have something to say after it.
+    last = [line for line in text.splitlines() if line.startswith("error: ")][-1]
     assert last.startswith(f"error: cannot write {path}"), text
     assert reason in last
     assert "Traceback" not in text
@@ -138,6 +147,30 @@ def test_predict(made: Path, disk: Disk) -> None:
     assert [path.name for path in disk.folder.iterdir()] == ["out.parquet"]
 
 
+def test_a_checkpoint(made: Path, disk: Disk) -> None:
+    """What has no room is named; the checkpoint before it is what the run goes on from."""
+    run = disk.folder / "k"
+    config = RunConfig(
+        backbones=(BackboneConfig(name="dlinear", size="tiny", mode="full"),),
+        model=ModelConfig(width=16),
+        training=TrainingConfig(num_workers=2, epochs=3, global_batch=8, slots=4, log_every=100),
+    )
+    job = {**job_of(config, made / "data"), "run": str(run)}
+    job["mlflow_run_id"] = tracking.create_run(job["tracking_uri"], "k", {}, {}, str(made / "artifacts"))
+    # Room for one checkpoint and a part of another.
+    disk.fill(leave=3_000_000)
+    with pytest.raises(ProcessRaisedException, match=f"StorageError: cannot write {run}/checkpoints/.*: {FULL}"):
+        run_distributed(run_jobs, 2, [{"job": job, "stops": []}])
+    first, *more = CheckpointStore(Store(run)).committed()
+    assert not more
+    assert first.name.endswith("epoch-0001")
+    disk.free()
+    whole, _ = run_distributed(run_jobs, 2, [{"job": job, "stops": []}])
+    steps = first.step
+    assert sorted(whole[0]["seen"]) == list(range(steps, 3 * steps)), "it went on from that checkpoint"
+
+
+@pytest.mark.long
 def test_train(made: Path, disk: Disk) -> None:
     """The checkpoint that has no room ends the run at once, and the one before is what it goes on from."""
     runs = disk.folder / "runs"
@@ -166,6 +199,7 @@ def test_train(made: Path, disk: Disk) -> None:
     assert "epoch 3/3  validation" in text
 
 
+@pytest.mark.long
 def test_evaluate(made: Path, disk: Disk) -> None:
     run = disk.folder / "runs" / "k"
     shutil.copytree(made / "model", run / "model")

@@ -51,6 +51,7 @@ def small(epochs: int) -> RunConfig:
 
 
 @pytest.mark.usefixtures("on_s3")
+@pytest.mark.long
 def test_the_whole_way() -> None:
     manifest = prepare("simulated", f"{ROOT}/raw", f"{ROOT}/data")
     assert manifest["records"] > 80

@@ -32,13 +32,6 @@ def cluster(cpus: int) -> Iterator[None]:
         ray.shutdown()
 
 
-class Same:
-    """Gives back what it gets."""
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        return table
-
-
 def test_no_cpu_at_all(tmp_path: Path) -> None:
     simulate(tmp_path / "raw", SimulationConfig(patients=10, studies=20, seed=1))
     prepare_here(tmp_path / "raw", tmp_path / "data")
@@ -55,6 +48,13 @@ def test_no_cpu_at_all(tmp_path: Path) -> None:
 
 def test_one_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     shards = [pa.table({"shard": [number]}) for number in range(3)]
+
+    class Same:
+        """Gives back what it gets. Made here, it travels to the workers, who cannot import this file."""
+
+        def __call__(self, table: pa.Table) -> pa.Table:
+            return table
+
     with cluster(1):
         pool: Step = (Same, actors(3))
         with pytest.raises(

@@ -80,3 +80,17 @@ def run_out_of_memory(job: dict[str, Any], more: int) -> str:
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert dist.get_rank() == 0
     return "it had enough"
+
+
+def hang(run: str, timeout_s: float) -> None:
+    """Rank 1 never comes to a collective that rank 0 waits in; both end themselves. Call it on every rank."""
+    import time
+
+    from ecgmoe.pipeline.store import Store
+    from ecgmoe.training.watch import Watch
+
+    with Watch(None, Store(run), dist.get_rank(), timeout_s) as watch:
+        watch.progress("step 7")
+        if dist.get_rank() == 1:
+            time.sleep(600)
+        dist.barrier()

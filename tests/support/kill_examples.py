@@ -75,7 +75,8 @@ def train_through(
                 else:
                     pending = kind, told, start
             if not pending:
-                assert process.wait() == 0, process.text()
+                # The report, which comes after the model, is not looked at.
+                _wait_for_model(run, process)
             text += process.text()
         if not pending:
             return kills, text
@@ -131,6 +132,14 @@ def _wait_for_unfinished(checkpoints: Path, process: Running, timeout: float = 2
             if not (folder / "manifest.json").exists() and any(folder.iterdir()):
                 return
     raise AssertionError(f"no checkpoint was being written:\n{process.text()}")
+
+
+def _wait_for_model(run: Path, process: Running, timeout: float = 900) -> None:
+    end = time.monotonic() + timeout
+    while not (run / "model" / "model.safetensors").exists():
+        assert process.process.poll() is None, process.text()
+        assert time.monotonic() < end, process.text()
+        time.sleep(0.1)
 
 
 def _last_step(text: str) -> int:
