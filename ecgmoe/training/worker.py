@@ -97,7 +97,7 @@ class Worker:
             progress.resume(interval)
         # A wish that came before the first step.
         self.post(position, None, {})
-        if self.agreed(position):
+        if self.agreed():
             return {"stopped_at": position.step}
         for epoch in range(position.epoch, self.training.epochs):
             plan = self.plan(epoch)
@@ -109,7 +109,7 @@ class Worker:
                     continue
                 losses = self.step(batch, whole)
                 # What the ranks agreed on after the step before, of which only now is the answer waited for.
-                stop = self.agreed(position)
+                stop = self.agreed()
                 self.post(position, whole, losses)
                 position.step, position.batch = position.step + 1, position.batch + 1
                 progress.step(epoch, position.step, losses, self.engine)
@@ -118,11 +118,11 @@ class Worker:
                 due = every and (position.step % every == 0 or position.batch == self.steps_per_epoch)
                 if due or stop or self.is_preempted(position):
                     # Nothing is saved that is not known to be finite.
-                    stop = self.agreed(position) or stop
+                    stop = self.agreed() or stop
                     self.save(position, None, progress)
                     if stop:
                         return {"stopped_at": position.step}
-            if self.agreed(position):
+            if self.agreed():
                 # The validation comes with the next start.
                 self.save(position, None, progress)
                 return {"stopped_at": position.step}
@@ -145,7 +145,7 @@ class Worker:
         losses = losses or {"none": torch.zeros((), device=self.device)}
         self.agreement.post(place, stop=self.watch.wish is not None, losses=losses, norm=norm)
 
-    def agreed(self, position: Position) -> bool:
+    def agreed(self) -> bool:
         """Whether all ranks are to stop, after the step that was posted last; every rank must call it.
 
         Raises:
