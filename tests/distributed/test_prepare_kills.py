@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.pipeline.config import PrepareConfig
-from jobs import job, running
+from jobs import running
+from jobs_here import job_here
 from prepared_examples import prepare_here
 
 pytestmark = pytest.mark.distributed
@@ -59,15 +62,22 @@ def kill_and_continue(folder: Path, kinds: list[str], studies: int) -> None:
             run.process.send_signal({"interrupt": signal.SIGINT, "terminate": signal.SIGTERM}.get(kind, signal.SIGKILL))
             assert run.wait() != 0, f"prepare was done before {kind} {number}: give it more studies\n{run.text()}"
         assert not (data / "manifest.json").exists(), "the manifest is written last"
-    said = job("prepare", *options)
+    # In this process, once more and for labels alone without the seconds of a start.
+    said = job_here("prepare", *options)
     assert f"of {len(list((folder / 'expected' / 'records').iterdir()))} shards are there already" in said
     assert content(data) == content(folder / "expected")
     assert not list(data.rglob(".*")), "a half-written file was left behind"
-    assert "nothing to do" in job("prepare", *options)
-    job("prepare", *options, "--relabel", "--index.split-seed", "4")
+    assert "nothing to do" in job_here("prepare", *options)
+    job_here("prepare", *options, "--relabel", "--index.split-seed", "4")
     before, after = content(folder / "expected"), content(data)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"labels.parquet", "manifest.json", "card.json", "card.html"}
+
+
+@pytest.fixture(autouse=True)
+def without_ray_afterwards() -> Iterator[None]:
+    yield
+    ray.shutdown()
 
 
 def test_three_kills(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_no_cpu_at_all(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.long
 def test_one_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     shards = [pa.table({"shard": [number]}) for number in range(3)]
 
