@@ -58,7 +58,7 @@ class CheckpointStore:
     def __init__(self, run: Store) -> None:
         self.store = run / "checkpoints"
 
-    def write(self, fill: Callable[[Path], None], *, step: int, epoch: int, score: float | None) -> str:
+    def write(self, fill: Callable[[Path], None], *, step: int, epoch: int, score: float | None) -> None:
         """Save a checkpoint and then delete what it makes superfluous.
 
         Args:
@@ -66,9 +66,6 @@ class CheckpointStore:
             step: optimiser steps made.
             epoch: the epoch that comes next, or goes on.
             score: of its validation; None inside an epoch.
-
-        Returns:
-            Its name.
 
         Raises:
             StorageError: the disk is full, read-only or gone; checkpoints committed before are untouched.
@@ -85,7 +82,6 @@ class CheckpointStore:
             saved = Saved(name=name, step=step, score=score, files=dict(sorted(merged.items())))
             (self.store / name).write_json(MANIFEST, asdict(saved))
             self._delete_superfluous()
-        return name
 
     def _write_files(self, name: str, fill: Callable[[Path], None]) -> dict[str, dict[str, Any]]:
         target = self.store / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,9 @@ def test_ranks_that_hang_write_their_stacks_and_end(tmp_path: Path) -> None:
     # torch ends the other rank as soon as one has ended, perhaps before it has written.
     assert stacks
     for text in stacks.values():
-        assert "made no progress for 3 s while step 7" in text or "made no progress for 4 s while step 7" in text
+        waited = re.search(r"made no progress for (\d+) s while step 7", text)
+        assert waited, text
+        assert int(waited.group(1)) >= 3
         assert "fault_examples.py" in text
     if "rank-1.txt" in stacks:
         assert "time.sleep(600)" in stacks["rank-1.txt"]
