@@ -18,14 +18,9 @@ import pyarrow.compute as pc
 from sklearn import metrics as sk
 
 from ecgmoe.evaluation.bootstrap import paired_intervals, patient_intervals
-from ecgmoe.evaluation.columns import (
-    ARRHYTHMIA_PROBABILITIES,
-    DECISION_THRESHOLD,
-    DETECTED_RR,
-    PREDICTION,
-    label_column,
-)
+from ecgmoe.evaluation.columns import DECISION_THRESHOLD, DETECTED_RR
 from ecgmoe.evaluation.constant import Constants, prior_of
+from ecgmoe.evaluation.known import known_arrays
 from ecgmoe.tasks import Kind, Task
 
 DERIVED_TARGET = "target derived from the input"
@@ -62,14 +57,12 @@ def evaluate(
     """
     result: dict[str, Any] = {}
     for task in tasks:
-        labelled = pc.is_valid(predictions[label_column(task.name)])
-        known = predictions.filter(labelled)
-        if not len(known) or (task.name not in constants.median and task.name not in constants.prior):
+        rows, truth, predicted, patient = known_arrays(task, predictions)
+        if not len(truth) or (task.name not in constants.median and task.name not in constants.prior):
             continue
-        truth, predicted, constant = _arrays(task, known, constants)
+        constant = _constant(task, constants, len(truth))
         measure = MEASURES[task.kind]
-        entry: dict[str, Any] = {"n": len(known), **measure(truth, predicted)}
-        patient = known["patient_id"].to_numpy()
+        entry: dict[str, Any] = {"n": len(truth), **measure(truth, predicted)}
         if intervals:
             entry |= patient_intervals(task.kind, truth, predicted, patient, seed=seed)
         entry["constant"] = measure(truth, constant)
@@ -79,32 +72,21 @@ def evaluate(
         if linear is not None:
             entry["linear"] = None
             if task.name in linear:
-                other = linear[task.name][labelled.to_numpy()]
+                other = linear[task.name][rows]
                 entry["linear"] = _compared(measure, truth, predicted, other)
                 if intervals:
                     entry["linear"] |= paired_intervals(task.kind, truth, predicted, other, patient, seed=seed)
         if task.name == "rr":
-            entry |= _rr_context(known, truth)
+            entry |= _rr_context(predictions.filter(pa.array(rows)), truth)
         result[task.name] = entry
     return {"tasks": result}
 
 
-def _arrays(task: Task, known: pa.Table, constants: Constants) -> tuple[Values, Values, Values]:
-    """Labels, predictions and the constant's predictions, as `MEASURES` takes them."""
-    labels = known[label_column(task.name)]
+def _constant(task: Task, constants: Constants, records: int) -> Values:
+    """The constant's predictions, as `MEASURES` takes them."""
     if task.kind == "multiclass":
-        position = {name: index for index, name in enumerate(task.classes)}
-        truth = np.array([position[name] for name in labels.to_pylist()])
-        probabilities = np.stack(known[ARRHYTHMIA_PROBABILITIES].to_numpy()).astype(np.float64)
-        _require_finite(task, probabilities)
-        # A softmax in fp32 sums to 1 only up to rounding.
-        probabilities /= probabilities.sum(1, keepdims=True)
-        return truth, probabilities, prior_of(constants, task, len(known))
-    truth = labels.to_numpy().astype(np.float64)
-    predicted = known[PREDICTION[task.name]].to_numpy().astype(np.float64)
-    _require_finite(task, predicted)
-    constant = constants.median[task.name] if task.kind == "regression" else constants.prior[task.name][1]
-    return truth, predicted, np.full(len(known), constant)
+        return prior_of(constants, task, records)
+    return np.full(records, constants.median[task.name] if task.kind == "regression" else constants.prior[task.name][1])
 
 
 def _compared(measure: Callable[[Values, Values], Metrics], truth: Values, predicted: Values, other: Values) -> Metrics:
@@ -115,16 +97,6 @@ def _compared(measure: Callable[[Values, Values], Metrics], truth: Values, predi
         f"{name}_difference": None if one is None or two is None else one - two for name, (one, two) in pairs.items()
     }
     return values | differences
-
-
-def _require_finite(task: Task, predicted: Values) -> None:
-    """A metric over the rest would hide the fault, and a NaN score would choose a diverged checkpoint."""
-    wrong = int((~np.isfinite(predicted)).reshape(len(predicted), -1).any(1).sum())
-    if wrong:
-        raise ValueError(
-            f"{wrong} of {len(predicted)} predictions of the task {task.name} are missing or not finite: where "
-            "training diverged, lower the learning rate; where the file was edited, make the predictions again"
-        )
 
 
 def _rr_context(known: pa.Table, truth: Values) -> dict[str, Any]:

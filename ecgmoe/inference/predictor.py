@@ -8,6 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ecgmoe.config_tools import from_dict
+from ecgmoe.evaluation.calibration import FILE as CALIBRATION
+from ecgmoe.evaluation.calibration import Calibration
 from ecgmoe.filesystem import temporary_folder
 from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.ecg_moe import Output
@@ -35,12 +38,16 @@ class Predictor:
     Args:
         folder: path or URL of a model folder.
         device: None takes a GPU where there is one.
+        calibrated: probabilities are those that the folder's calibration.json makes of the model's, where it has one.
+
+    Attributes:
+        calibration: of the folder; an empty one where it has none.
 
     Raises:
         ModelFolderError: the folder is not a model, or it is torn.
     """
 
-    def __init__(self, folder: str, device: torch.device | None = None) -> None:
+    def __init__(self, folder: str, device: torch.device | None = None, *, calibrated: bool = True) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         store = Store(folder)
         if store.local:
@@ -52,6 +59,8 @@ class Predictor:
                 self.model, self.config = load_model(local)
         self.model.to(self.device)
         self.tasks = self.model.tasks
+        self.calibration = read_calibration(store)
+        self.calibrated = calibrated
 
     def __call__(self, batch: ECGBatch) -> dict[str, npt.NDArray[np.float32]]:
         """By task: (B,) ms or years, (B,) probability of the class 1, or (B, classes) probabilities."""
@@ -76,4 +85,23 @@ class Predictor:
 
     def in_units(self, output: Output) -> dict[str, npt.NDArray[np.float32]]:
         """Predictions of a pass, by task as `__call__` gives them."""
-        return {name: value.cpu().numpy() for name, value in self.model.in_units(output.predictions).items()}
+        values = {name: value.cpu().numpy() for name, value in self.model.in_units(output.predictions).items()}
+        if not self.calibrated:
+            return values
+        return {task.name: self.calibration.probabilities(task, values[task.name]) for task in self.tasks}
+
+
+def read_calibration(model: Store) -> Calibration:
+    """That of a model folder; an empty one where it has none.
+
+    Raises:
+        ModelFolderError: it is not a calibration.
+    """
+    if not model.exists(CALIBRATION):
+        return Calibration()
+    try:
+        return from_dict(Calibration, model.read_json(CALIBRATION))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFolderError(
+            f"{model.path(CALIBRATION)} is not a calibration ({error}): delete it, and jobs/evaluate.py makes it again"
+        ) from error
