@@ -16,6 +16,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What two processes may run side by side (`--dist loadgroup`): the tests of one file stay together, those of Ray too.
+
+    Two Rays on two cores starve each other. As the longest group theirs begins first.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real recordings beside the repository; skips where they are not."""

@@ -12,7 +12,7 @@ from jobs import running
 from prepared_examples import simulated_and_prepared
 from ray_nodes import ray_nodes
 
-pytestmark = [pytest.mark.distributed, pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.distributed, pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(1800)]
 
 EPOCHS = 12
 

@@ -20,7 +20,7 @@ from ecgmoe.pipeline.ray_data import actors, connect, map_shards
 from jobs import job, running
 from prepared_examples import embed_here, prepare_here
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.ray]
 
 
 def content(data: Path) -> dict[str, bytes]:

@@ -37,7 +37,7 @@ from prepared_examples import prepare_here
 from resume_examples import run_jobs
 from training_examples import job_of
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.ray]
 
 FULL = "the disk is full: free some space and run the same command again"
 

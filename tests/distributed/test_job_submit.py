@@ -16,7 +16,7 @@ from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from prepared_examples import simulated_and_prepared
 from ray_nodes import Nodes, ray_nodes, wait_until
 
-pytestmark = [pytest.mark.distributed, pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.distributed, pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

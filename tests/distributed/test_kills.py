@@ -22,7 +22,7 @@ from prepared_examples import simulated_and_prepared
 from resume_examples import run_jobs
 from training_examples import job_of
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.ray]
 
 STEPS = 4
 """Of an epoch, with 156 training records."""

@@ -19,7 +19,7 @@ from ecgmoe import metrics
 from ecgmoe.pipeline.progress import Progress as StageProgress
 from jobs import REPOSITORY
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.ray]
 
 TASKS = ("rr", "age")
 

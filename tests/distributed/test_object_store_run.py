@@ -21,7 +21,7 @@ from ecgmoe.workflow import run
 from jobs_here import job_here
 from object_store import BUCKET, object_store, objects, uploads
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.ray]
 
 ROOT = f"s3://{BUCKET}"
 

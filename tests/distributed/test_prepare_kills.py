@@ -17,7 +17,7 @@ from jobs import running
 from jobs_here import job_here
 from prepared_examples import prepare_here
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.ray]
 
 WORKER = "PrepareShard"
 SHARD_ROWS = 32

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from jobs import job, running
 from prepared_examples import simulated_and_prepared
 
-pytestmark = [pytest.mark.distributed, pytest.mark.long]
+pytestmark = [pytest.mark.distributed, pytest.mark.ray, pytest.mark.long]
 
 EPOCHS, LOG_EVERY = 6, 2
 

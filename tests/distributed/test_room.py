@@ -17,7 +17,7 @@ from ecgmoe.pipeline.ray_data import Step, actors, connect, map_shards
 from jobs_here import job_here, last_line
 from prepared_examples import prepare_here
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.ray]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from jobs import Running, job, running
 from model_examples import saved_model
 
-pytestmark = [pytest.mark.distributed, pytest.mark.long]
+pytestmark = [pytest.mark.distributed, pytest.mark.ray, pytest.mark.long]
 
 
 def terminate(run: Running) -> None:

@@ -22,7 +22,7 @@ from documents import python_block
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from jobs import job
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.ray]
 
 
 @pytest.fixture(scope="module")
