@@ -14,7 +14,7 @@ from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.evaluation.constant import Constants
 from ecgmoe.evaluation.linear import linear_beside
 from ecgmoe.evaluation.metrics import evaluate
-from ecgmoe.evaluation.report import report_files, text_table
+from ecgmoe.evaluation.report import LINEAR, report_files, text_table
 from ecgmoe.evaluation.routing import heat_maps, routing_summary
 from ecgmoe.home import home
 from ecgmoe.inference.predict_split import predict_split
@@ -113,7 +113,7 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
     labels = trained_on.labels()
     constants = Constants.fit(labels.filter(pc.equal(labels["split"], "train")), config.task_table())
     linear, about = linear_beside(trained_on, prepared, predictions["study_id"].to_numpy(), config.task_table())
-    metrics = {**evaluate(predictions, constants, config.task_table(), linear=linear), "linear": about}
+    metrics = {**evaluate(predictions, constants, config.task_table(), beside={LINEAR: linear}), LINEAR: about}
     elsewhere = prepared.store.root != trained_on.store.root
     # The run's own report stays what it is.
     part = f"{split}-{prepared.store.root.rstrip('/').rpartition('/')[2]}" if elsewhere else split

@@ -97,10 +97,10 @@ def check_metrics(metrics: dict[str, Any]) -> None:
     }.items():
         assert keys <= set(tasks[name])
         assert keys - {"n"} <= set(tasks[name]["constant"])
-        assert keys - {"n"} <= set(tasks[name]["linear"])
+        assert keys - {"n"} <= set(tasks[name]["beside"]["linear"])
     assert 0 < metrics["linear"]["training_records"] < 240
     # The detector's median is among the statistics.
-    assert tasks["rr"]["linear"]["mae"] < tasks["rr"]["constant"]["mae"]
+    assert tasks["rr"]["beside"]["linear"]["mae"] < tasks["rr"]["constant"]["mae"]
     assert math.isfinite(tasks["rr"]["mae"])
 
 

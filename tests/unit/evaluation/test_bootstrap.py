@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,17 +31,39 @@ def problem(kind: Kind, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return generator.choice([2, 5, 9, 14], n, p=[0.6, 0.3, 0.08, 0.02]), probabilities
 
 
+def ece(confidence: np.ndarray, right: np.ndarray, weights: np.ndarray) -> float:
+    """Bin by bin, as its definition reads."""
+    confidence, right = (np.repeat(each, weights.astype(int)) for each in (confidence, right))
+    total = 0.0
+    for low, high in pairwise(np.linspace(0, 1, 16)):
+        inside = (confidence >= low) & ((confidence < high) | (high == 1))
+        if inside.any():
+            total += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    return total
+
+
 def by_scikit_learn(kind: Kind, truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> dict[str, float]:
     """Metrics of one resample through scikit-learn's own sample weights."""
     weighted: dict[str, Any] = {"sample_weight": weights}
     present = np.unique(truth[weights > 0])
     macro: dict[str, Any] = {**weighted, "average": "macro", "labels": present, "zero_division": 0}
     if kind == "regression":
-        return {"mae": sk.mean_absolute_error(truth, predicted, **weighted)}
+        error = np.repeat(predicted - truth, weights.astype(int))
+        bias, spread = error.mean(), error.std(ddof=1)
+        return {
+            "mae": sk.mean_absolute_error(truth, predicted, **weighted),
+            "rmse": sk.root_mean_squared_error(truth, predicted, **weighted),
+            "bias": bias,
+            "loa_low": bias - 1.96 * spread,
+            "loa_high": bias + 1.96 * spread,
+        }
     if kind == "binary":
         decided = (predicted >= 0.5).astype(float)
         one_class = len(present) == 1
+        false, true, _ = sk.roc_curve(truth, predicted, sample_weight=weights, drop_intermediate=False)
         return {
+            "sensitivity_at_90_specificity": math.nan if one_class else true[false <= 0.1 + 1e-12].max(),
+            "ece": ece(predicted, truth, weights),
             "auroc": math.nan if one_class else sk.roc_auc_score(truth, predicted, **weighted),
             "auprc": math.nan if one_class else sk.average_precision_score(truth, predicted, **weighted),
             "f1_macro": sk.f1_score(truth, decided, **macro),
@@ -48,6 +71,7 @@ def by_scikit_learn(kind: Kind, truth: np.ndarray, predicted: np.ndarray, weight
         }
     decided = predicted.argmax(1)
     return {
+        "ece": ece(predicted.max(1), decided == truth, weights),
         "accuracy": sk.accuracy_score(truth, decided, **weighted),
         "f1_macro": sk.f1_score(truth, decided, **macro),
         "log_loss": sk.log_loss(truth, predicted, labels=np.arange(15), **weighted),

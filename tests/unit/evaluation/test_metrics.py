@@ -148,21 +148,21 @@ def test_the_linear_baseline_is_measured_on_the_same_records(example: Example) -
     other["arrhythmia"] /= other["arrhythmia"].sum(1, keepdims=True)
     table = prediction_table(predicted, labels, TASKS)
     del other["sex"]
-    metrics = evaluate(table, constants, TASKS, linear=other)
+    metrics = evaluate(table, constants, TASKS, beside={"linear": other})
     # What it would have as a model; records without a label count for neither.
     alone = evaluate(prediction_table({**predicted, **other}, labels, TASKS), constants, TASKS)
-    assert metrics["tasks"]["sex"]["linear"] is None
+    assert metrics["tasks"]["sex"]["beside"]["linear"] is None
     for task in ("rr", "age", "potassium", "arrhythmia"):
         entry = metrics["tasks"][task]
         for name in entry["constant"]:
-            assert entry["linear"][name] == pytest.approx(alone["tasks"][task][name], abs=1e-6), (task, name)
-            difference = entry[name] - entry["linear"][name]
-            assert entry["linear"][f"{name}_difference"] == pytest.approx(difference)
-            low, high = entry["linear"][f"{name}_difference_ci"]
+            assert entry["beside"]["linear"][name] == pytest.approx(alone["tasks"][task][name], abs=1e-6), (task, name)
+            difference = entry[name] - entry["beside"]["linear"][name]
+            assert entry["beside"]["linear"][f"{name}_difference"] == pytest.approx(difference)
+            low, high = entry["beside"]["linear"][f"{name}_difference_ci"]
             assert low < difference < high
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     without = evaluate(table, constants, TASKS)
-    assert not any("linear" in entry for entry in without["tasks"].values())
+    assert not any("beside" in entry for entry in without["tasks"].values())
     assert score(without) == score(metrics)
 
 
@@ -172,7 +172,9 @@ def test_a_difference_is_not_defined_where_a_metric_is_not(example: Example) -> 
         labels.schema.get_field_index("sex_female"), "sex_female", pa.array([1] * 200, pa.int8())
     )
     table = prediction_table(predicted, one_class, TASKS)
-    linear = evaluate(table, constants, TASKS, linear={"sex": np.full(200, 0.7)})["tasks"]["sex"]["linear"]
+    linear = evaluate(table, constants, TASKS, beside={"linear": {"sex": np.full(200, 0.7)}})["tasks"]["sex"]["beside"][
+        "linear"
+    ]
     assert linear["auroc"] is linear["auroc_difference"] is linear["auroc_difference_ci"] is None
     assert linear["f1_binary"] == 1
 
@@ -180,7 +182,9 @@ def test_a_difference_is_not_defined_where_a_metric_is_not(example: Example) -> 
 def test_intervals_are_quick() -> None:
     labels, predicted = label_rows(2000, 3), values(2000, 4)
     started = time.process_time()
-    evaluate(prediction_table(predicted, labels, TASKS), Constants.fit(labels, TASKS), TASKS, linear=predicted)
+    evaluate(
+        prediction_table(predicted, labels, TASKS), Constants.fit(labels, TASKS), TASKS, beside={"linear": predicted}
+    )
     # A second on one core; scikit-learn in a loop over the resamples takes minutes.
     assert time.process_time() - started < 10
 
