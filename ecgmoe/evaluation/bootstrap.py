@@ -132,12 +132,12 @@ def weighted_regression(truth: Values, predicted: Values, weights: Floats) -> di
     Limits of agreement: Bland and Altman, Lancet 1986.
     """
     error = predicted - truth
-    bias, square = _mean(error, weights), _mean(error**2, weights)
+    bias, square = weighted_mean(error, weights), weighted_mean(error**2, weights)
     total = weights.sum(1)
     # One record alone has no spread: its limits are its error.
     spread = np.sqrt(np.clip(square - bias**2, 0, None) * total / np.maximum(total - 1, 1))
     return {
-        "mae": _mean(np.abs(error), weights),
+        "mae": weighted_mean(np.abs(error), weights),
         "rmse": np.sqrt(square),
         "bias": bias,
         "loa_low": bias - LIMITS_SD * spread,
@@ -167,10 +167,10 @@ def weighted_multiclass(truth: Values, probabilities: Values, weights: Floats) -
     f1, there, _, _ = _f1(truth[:, None] == classes, decided[:, None] == classes, weights)
     likelihood = probabilities[np.arange(len(truth)), truth]
     return {
-        "accuracy": _mean(decided == truth, weights),
+        "accuracy": weighted_mean(decided == truth, weights),
         "f1_macro": _macro(f1, there),
         # The bound is scikit-learn's.
-        "log_loss": _mean(-np.log(np.clip(likelihood, np.finfo(np.float64).eps, 1)), weights),
+        "log_loss": weighted_mean(-np.log(np.clip(likelihood, np.finfo(np.float64).eps, 1)), weights),
         "ece": weighted_ece(probabilities.max(1), decided == truth, weights),
     }
 
@@ -197,8 +197,8 @@ WEIGHTED: dict[Kind, Callable[[Values, Values, Floats], dict[str, Floats]]] = {
 }
 
 
-def _mean(values: Values, weights: Floats) -> Floats:
-    """Weighted mean of (n,) values in each resample."""
+def weighted_mean(values: Values, weights: Floats) -> Floats:
+    """Mean of (n,) values in each resample (r,)."""
     return weights @ values.astype(np.float64) / weights.sum(1)
 
 

@@ -20,6 +20,9 @@ ARRHYTHMIA_PROBABILITIES = "arrhythmia_probabilities"
 DETECTED_RR = "rr_detected_ms"
 """Median of the detected RR intervals: the baseline of the task rr."""
 
+CART = "cart_id"
+"""ECG machine, where the dataset knows it."""
+
 DECISION_THRESHOLD = 0.5
 """A binary task's class 1 is predicted from this probability on."""
 

@@ -36,6 +36,7 @@ def label_rows(n: int, seed: int) -> pa.Table:
             "sex_female": pa.array(generator.integers(0, 2, n), pa.int8()),
             "potassium_abnormal": pa.array(potassium, pa.int8(), mask=missing),
             "rhythm15": pa.array(generator.choice([11, 13, 14], n), pa.int8()),
+            "cart_id": pa.array(generator.integers(1, 4, n), mask=generator.random(n) < 0.1),
         }
     )
 
