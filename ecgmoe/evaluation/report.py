@@ -30,6 +30,12 @@ METRICS = (
     "log_loss",
     "ece",
 )
+READABLE = {
+    "loa_low": "lower limit of agreement",
+    "loa_high": "upper limit of agreement",
+    "sensitivity_at_90_specificity": "sensitivity at 0.9 specificity",
+    "ece": "calibration error",
+}
 UNITS = {task.name: task.unit for task in task_table()}
 LINEAR = "linear"
 """Name of the linear baseline among the predictors beside the model."""
@@ -158,7 +164,7 @@ def _better(metric: str) -> str:
 
 def with_unit(metric: str, task: str) -> str:
     """A metric as a reader wants it named, with the task's unit where it has one."""
-    name = metric.replace("_", " ") if metric.startswith(("loa", "sensitivity")) else metric
+    name = READABLE.get(metric, metric)
     return f"{name} ({UNITS[task]})" if metric in IN_UNIT else name
 
 

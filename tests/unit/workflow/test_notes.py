@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from ecgmoe.assessment import notes
 from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.config import RunConfig
 from ecgmoe.training.config import TrainingConfig
-from ecgmoe.workflow import notes
 
 SAW_MIMIC = {
     "source": "wanglab/ecg-fm",
