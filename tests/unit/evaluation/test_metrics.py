@@ -59,15 +59,32 @@ def example() -> Example:
     return labels, values(200, 1), Constants.fit(label_rows(500, 2), TASKS)
 
 
+def by_bins(confidence: np.ndarray, right: np.ndarray) -> float:
+    """The expected calibration error as its definition reads."""
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    gaps = [abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in set(bins)]
+    return float(sum(gaps))
+
+
 def test_every_metric_is_scikit_learns(example: Example) -> None:
     labels, predicted, constants = example
     tasks = evaluate(prediction_table(predicted, labels, TASKS), constants, TASKS, intervals=False)["tasks"]
     rr = labels["rr_label_ms"].to_numpy().astype(np.float64)
     assert tasks["rr"]["mae"] == pytest.approx(np.abs(rr - predicted["rr"].astype(np.float64)).mean(), abs=1e-9)
+    error = predicted["rr"].astype(np.float64) - rr
+    assert tasks["rr"]["rmse"] == pytest.approx(math.sqrt(sum(error**2) / 200), abs=1e-9)
+    assert tasks["rr"]["bias"] == pytest.approx(sum(error) / 200, abs=1e-9)
+    spread = math.sqrt(sum((error - error.mean()) ** 2) / 199)
+    assert tasks["rr"]["loa_low"] == pytest.approx(error.mean() - 1.96 * spread, abs=1e-9)
+    assert tasks["rr"]["loa_high"] == pytest.approx(error.mean() + 1.96 * spread, abs=1e-9)
     known = labels["potassium_abnormal"].is_valid().to_numpy()
     truth = labels["potassium_abnormal"].to_numpy()[known].astype(int)
     p = predicted["potassium"][known].astype(np.float64)
+    # Every threshold that is a prediction, or above all of them, whose specificity is at least 0.9.
+    allowed = [t for t in [*p, 2] if 10 * ((p >= t) & (truth == 0)).sum() <= (truth == 0).sum()]
     expected = {
+        "sensitivity_at_90_specificity": max((p >= t)[truth == 1].mean() for t in allowed),
+        "ece": by_bins(p, truth),
         "n": known.sum(),
         "auroc": roc_auc_score(truth, p),
         "auprc": average_precision_score(truth, p),
@@ -82,6 +99,7 @@ def test_every_metric_is_scikit_learns(example: Example) -> None:
     # scikit-learn wants rows that sum to 1, which fp32 ones do only to rounding.
     p /= p.sum(1, keepdims=True)
     assert tasks["arrhythmia"]["log_loss"] == pytest.approx(log_loss(truth, p, labels=range(15)), abs=1e-9)
+    assert tasks["arrhythmia"]["ece"] == pytest.approx(by_bins(p.max(1), p.argmax(1) == truth), abs=1e-9)
     f1 = f1_score(truth, p.argmax(1), average="macro", labels=[11, 13, 14])
     assert tasks["arrhythmia"]["f1_macro"] == pytest.approx(f1, abs=1e-9)
 
