@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -19,7 +20,10 @@ from mlflow import MlflowClient
 
 import jobs
 from documents import python_block
+from ecgmoe.config_tools import from_dict
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
+from ecgmoe.evaluation.calibration import Calibration
+from ecgmoe.tasks import task_table
 from jobs import job
 
 pytestmark = [pytest.mark.distributed, pytest.mark.ray]
@@ -69,6 +73,10 @@ def test_the_whole_way(folder: Path, call: Callable[..., str]) -> None:
     assert len(distances) == 10
     assert min(distances.values()) > 0
     assert (run / "report" / "routing_by_task.png").read_bytes().startswith(b"\x89PNG")
+    page = (run / "report" / "report.html").read_text()
+    assert "SIMULATED DATA" in page
+    assert "Random-initialised backbones" in page
+    assert f"{metrics['tasks']['rr']['mae']:.4g}"[:4] in page
     test_studies = labels_of(folder, "test")
     predictions = pq.read_table(run / "predictions" / "test.parquet").to_pylist()
     assert sorted(row["study_id"] for row in predictions) == sorted(test_studies)
@@ -76,9 +84,10 @@ def test_the_whole_way(folder: Path, call: Callable[..., str]) -> None:
 
     out = folder / "predictions.parquet"
     call("predict", "--model", str(run / "model"), "--input", str(folder / "raw" / "files"), "--out", str(out))
-    check_predictions(
-        pq.read_table(out).to_pylist(), predictions, len(pq.read_table(folder / "data/exclusions.parquet"))
-    )
+    calibration = from_dict(Calibration, json.loads((run / "model" / "calibration.json").read_text()))
+    assert calibration.fitted_on == "the validation split of simulated"
+    excluded = len(pq.read_table(folder / "data/exclusions.parquet"))
+    check_predictions(pq.read_table(out).to_pylist(), predictions, excluded, calibration)
 
 
 def labels_of(folder: Path, split: str) -> dict[int, float]:
@@ -117,15 +126,20 @@ def check_tracking(run: Path) -> None:
     assert sum(shares) == pytest.approx(1, abs=1e-5)
 
 
-def check_predictions(rows: list[dict[str, Any]], known: list[dict[str, Any]], excluded: int) -> None:
-    """One row per file; the records of the test split get what evaluation got from the prepared data."""
+def check_predictions(
+    rows: list[dict[str, Any]], known: list[dict[str, Any]], excluded: int, calibration: Calibration
+) -> None:
+    """One row per file; the records of the test split get what evaluation got from the prepared data, calibrated."""
     by_study = {int(Path(row["path"]).name): row for row in rows}
     assert len(by_study) == len(rows) == 240
     assert sum(row["reason"] is not None for row in rows) == excluded > 0
     assert all((row["rr_ms"] is None) == (row["reason"] is not None) for row in rows)
+    sex, rhythm = (task_table((name,))[0] for name in ("sex", "arrhythmia"))
     for row in known:
         again = by_study[row["study_id"]]
         # Neighbours in the batch differ, so sums are taken in another order: fp32 rounding, nothing more.
         assert again["rr_ms"] == pytest.approx(row["rr_ms"], rel=1e-4)
-        assert again["sex_female_probability"] == pytest.approx(row["sex_female_probability"], abs=1e-4)
-        assert again["arrhythmia_probability"] == pytest.approx(row["arrhythmia_probability"], abs=1e-4)
+        female = calibration.probabilities(sex, np.array([row["sex_female_probability"]]))
+        assert again["sex_female_probability"] == pytest.approx(female[0], abs=1e-4)
+        classes = calibration.probabilities(rhythm, np.array([row["arrhythmia_probabilities"]]))
+        assert again["arrhythmia_probability"] == pytest.approx(classes.max(), abs=1e-4)
