@@ -85,6 +85,7 @@ def evaluate_run(
         LINEAR: about,
         "calibration": calibration_metrics(predictions, calibration, tasks),
         "calibrated_on": calibration.fitted_on,
+        "calibrated_on_these": split == "validation" and not elsewhere,
         "not_calibrated": dict(calibration.left_out),
         "subgroups": subgroup_metrics(predictions, tasks),
         **_of_classes(predictions, tasks),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -40,6 +41,7 @@ def of(table: pa.Table, **more: Any) -> Page:
         **evaluate(table, CONSTANTS, TASKS, beside={"another <run>": other}),
         "calibration": calibration_metrics(table, calibration, TASKS),
         "calibrated_on": calibration.fitted_on,
+        "calibrated_on_these": False,
         "not_calibrated": {},
         "subgroups": subgroup_metrics(table, TASKS),
         "confusion": {task.name: found for task in TASKS[2:] if (found := confusion(table, task))["classes"]},
@@ -139,6 +141,13 @@ def test_there_is_a_picture_of_everything(read: Reader) -> None:
 
 def test_the_same_figures_make_the_same_bytes(page: Page) -> None:
     assert render(page) == render(page)
+
+
+def test_it_says_where_coverage_proves_nothing(page: Page) -> None:
+    assert "never on the records of this report" in render(page)
+    own = render(replace(page, metrics={**page.metrics, "calibrated_on_these": True, "not_calibrated": {"rr": "why"}}))
+    assert "THESE RECORDS: what they cover here, they cover by construction" in own
+    assert "rr has none: why." in own
 
 
 def test_a_table_with_little_in_it_has_a_page_too() -> None:
