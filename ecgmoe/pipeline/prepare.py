@@ -235,7 +235,7 @@ def finish(store: Store, index: StudyIndex, plan: dict[str, Any], config: Prepar
         "excluded": len(exclusions),
         "splits": dict(sorted(Counter(labels["split"].to_pylist()).items())),
     }
-    write_card(store, manifest, index.funnel, labels, stored, exclusions)
+    write_card(store, manifest, index, labels, stored, exclusions)
     store.write_json("manifest.json", manifest)
     return manifest
 
