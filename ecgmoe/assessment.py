@@ -16,6 +16,7 @@ import ray
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.evaluation import calibration as calibrating
+from ecgmoe.evaluation.absent import absent
 from ecgmoe.evaluation.calibration import Calibration
 from ecgmoe.evaluation.calibration_check import calibration_metrics
 from ecgmoe.evaluation.columns import ARRHYTHMIA_PROBABILITIES, PREDICTION
@@ -25,11 +26,12 @@ from ecgmoe.evaluation.metrics import evaluate
 from ecgmoe.evaluation.page import Page, render
 from ecgmoe.evaluation.report import LINEAR, report_files, text_table
 from ecgmoe.evaluation.routing import heat_maps, routing_summary
+from ecgmoe.evaluation.seen import find_seen, seen_in_pretraining
 from ecgmoe.evaluation.subgroups import class_metrics, confusion, subgroup_metrics
 from ecgmoe.evaluation.worst import draw, worst_errors
 from ecgmoe.inference.predict_split import predict_split
 from ecgmoe.inference.predictor import read_calibration
-from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.prepared import EVERY_SPLIT, PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.tasks import Task
 from ecgmoe.training import tracking
@@ -50,14 +52,16 @@ def evaluate_run(
         name: of the run.
         storage: folder or URL that holds runs.
         data: prepared folder; None takes the one that the run was trained on.
-        split: "test" writes report/, another split report-<split>/, other data report-<split>-<name of their folder>/.
+        split: "test" writes report/, another split report-<split>/, other data report-<split>-<name of their folder>/;
+            "all" takes every record of other data. Records that training met are left out there (`find_seen`).
         beside: other runs of this storage, evaluated on the same records before.
 
     Returns:
         The content of metrics.json.
 
     Raises:
-        ValueError: there is no such run, it is not finished, or one of `beside` was not evaluated on these records.
+        ValueError: there is no such run, it is not finished, one of `beside` was not evaluated on these records, "all"
+            includes the training records, or there is no other.
         StorageError: its folder cannot be written.
     """
     store = finished_run(storage, name)
@@ -71,13 +75,15 @@ def evaluate_run(
     part = f"{split}-{prepared.store.root.rstrip('/').rpartition('/')[2]}" if elsewhere else split
     report = "report" if part == "test" else f"report-{part}"
 
+    seen = find_seen(trained_on, prepared, split)
     calibration = calibrate(store / "model", trained_on, tasks)
     started = time.perf_counter()
-    predictions = predict_split(store.path("model"), prepared.store.root, split)
+    predictions = predict_split(store.path("model"), prepared.store.root, split, seen.left_out)
     seconds = time.perf_counter() - started
     others = {other: predictions_beside(storage, other, part, predictions, tasks) for other in beside}
     labels = trained_on.labels()
-    constants = Constants.fit(labels.filter(pc.equal(labels["split"], "train")), tasks)
+    training_labels = labels.filter(pc.equal(labels["split"], "train"))
+    constants = Constants.fit(training_labels, tasks)
     linear, about = linear_beside(trained_on, prepared, predictions["study_id"].to_numpy(), tasks)
     others = {LINEAR: linear, **others}
     metrics = {
@@ -89,13 +95,19 @@ def evaluate_run(
         "not_calibrated": dict(calibration.left_out),
         "subgroups": subgroup_metrics(predictions, tasks),
         **_of_classes(predictions, tasks),
+        "absent": absent(predictions, training_labels, tasks),
+        "seen": seen.describe(),
     }
     with store.writing(f"predictions/{part}.parquet") as file:
         pq.write_table(predictions, file, compression="zstd")
-    title = f"{name}: {split} split of {prepared.manifest['dataset']}, {len(predictions):,} records"
+    part_of = "all" if split == EVERY_SPLIT else f"{split} split"
+    title = f"{name}: {part_of} of {prepared.manifest['dataset']}, {len(predictions):,} records"
     if elsewhere:
         title += f"; trained on {trained_on.manifest['dataset']}"
-    remarks = notes(config, prepared.manifest, metrics, store.read_json("model/config.json")["backbones"])
+    remarks = [
+        *seen.notes,
+        *notes(config, prepared.manifest, metrics, store.read_json("model/config.json")["backbones"]),
+    ]
     routing = routing_summary(predictions, config.model.expert_names)
     # A picture is passed on without its report: it carries the report's remarks.
     pictures = heat_maps(routing, "\n".join([title, *remarks])) if routing else {}
@@ -266,9 +278,7 @@ def notes(
         if provenance := each["provenance"]:
             line = f"{each['name']}: weights of {provenance['source']} ({provenance['licence']}); its pretraining saw "
             line += f"{provenance['pretraining']}."
-            if manifest["dataset"] == "mimic-iv-ecg" and "MIMIC-IV-ECG" in provenance["pretraining"]:
-                line += " THESE RECORDS ARE AMONG THEM: no figure here is that of unseen ECGs."
-            lines.append(line)
+            lines.append(line + seen_in_pretraining(manifest["dataset"], provenance["pretraining"]))
     if metrics["tasks"].get("rr", {}).get("note"):
         lines.append(f"rr: {metrics['tasks']['rr']['note']}; its figures are no claim.")
     return lines

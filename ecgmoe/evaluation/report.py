@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ecgmoe.evaluation.absent import absent_lines
 from ecgmoe.tasks import TASK_NAMES, task_table
 
 HIGHER = {"auroc", "auprc", "sensitivity_at_90_specificity", "f1_macro", "f1_binary", "accuracy"}
@@ -101,11 +102,12 @@ def csv_rows(metrics: Mapping[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def footnotes(metrics: Mapping[str, Any]) -> list[str]:
-    """What stands below the table: what the linear baseline is, and why a task of the table has none."""
+    """What stands below the table: what it has no figures for, what the linear baseline is, and why a task has none."""
+    lines = absent_lines(metrics)
     if LINEAR not in metrics:
-        return []
+        return lines
     about = metrics[LINEAR]
-    lines = [
+    lines += [
         f"linear: ridge and logistic regression on {about['statistics']} statistics of rhythm and amplitude of "
         f"{about['training_records']:,} training records."
     ]
