@@ -108,7 +108,8 @@ def _rr_of_marks(root: str, paths: pd.Series) -> npt.NDArray[np.float64]:
             faults.append(str(fault))
     if faults:
         warnings.warn(
-            f"{len(faults)} of {len(paths)} records stay without RR: {faults[0]}. Fetch the annotation files again",
+            f"{len(faults)} of {len(paths)} records stay without RR: {faults[0]}. Fetch the annotation files again; after that "
+            "--relabel reads them",
             stacklevel=3,
         )
     return intervals

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,9 @@ from ecgmoe.config_tools import from_dict
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.evaluation.calibration import Calibration
 from ecgmoe.tasks import task_table
+from external_records import write_ludb
 from jobs import job
+from prepared_examples import prepare_here
 
 pytestmark = [pytest.mark.distributed, pytest.mark.ray]
 
@@ -42,8 +45,9 @@ def my_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("my_lab")
     (folder / "my_lab.py").write_text(python_block("BACKBONES.md", "# my_lab.py"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder))
-        patch.setitem(jobs.ENVIRONMENT, "PYTHONPATH", str(folder))
+        path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+        patch.setenv("PYTHONPATH", path)
+        patch.setitem(jobs.ENVIRONMENT, "PYTHONPATH", path)
         yield
 
 
@@ -82,12 +86,40 @@ def test_the_whole_way(folder: Path, call: Callable[..., str]) -> None:
     assert sorted(row["study_id"] for row in predictions) == sorted(test_studies)
     assert all(row["label_rr"] is None or row["label_rr"] == test_studies[row["study_id"]] for row in predictions)
 
+    check_external(folder, run, partial(call, "evaluate", "--run", "first", "--storage", storage))
+
     out = folder / "predictions.parquet"
     call("predict", "--model", str(run / "model"), "--input", str(folder / "raw" / "files"), "--out", str(out))
     calibration = from_dict(Calibration, json.loads((run / "model" / "calibration.json").read_text()))
     assert calibration.fitted_on == "the validation split of simulated"
     excluded = len(pq.read_table(folder / "data/exclusions.parquet"))
     check_predictions(pq.read_table(out).to_pylist(), predictions, excluded, calibration)
+
+
+def check_external(folder: Path, run: Path, evaluate: Callable[..., str]) -> None:
+    """All records of another dataset, with a list of what it lacks; the run's own report stays what it is."""
+    own = (run / "report" / "metrics.json").read_bytes()
+    write_ludb(folder / "ludb", [{}, {"Rhythms": "Atrial fibrillation"}, {"Sex": "M"}, {"Age": ">89"}])
+    prepare_here(folder / "ludb", folder / "other", dataset="ludb")
+    said = evaluate("--data", str(folder / "other"), "--split", "all")
+    assert "first: all of ludb, 4 records; trained on simulated" in said
+    assert "absent: potassium, no label among the 4 evaluated records." in said
+    assert "absent: no record of arrhythmia is paced, " in said
+    metrics = json.loads((run / "report-all-other" / "metrics.json").read_text())
+    assert {task: values["n"] for task, values in metrics["tasks"].items()} == {
+        "rr": 4,
+        "age": 3,
+        "sex": 4,
+        "arrhythmia": 4,
+    }
+    # People's marks, so that the figures are a claim.
+    assert "note" not in metrics["tasks"]["rr"]
+    assert metrics["tasks"]["rr"]["median_detected_rr"]["mae"] == 0
+    assert len(metrics["absent"]["classes"]["arrhythmia"]) == 13
+    assert metrics["seen"] == {"left_out": 0, "notes": []}
+    assert len(pq.read_table(run / "predictions" / "all-other.parquet")) == 4
+    assert (run / "report" / "metrics.json").read_bytes() == own
+    assert "includes its training records: name train" in evaluate("--split", "all", expect=2)
 
 
 def labels_of(folder: Path, split: str) -> dict[int, float]:
