@@ -34,7 +34,9 @@ def labels(**columns: list[Any]) -> pa.Table:
     table = pa.table({name: pa.array(values, TYPES.get(name, pa.int8())) for name, values in columns.items()})
     for name in ("study_id", "patient_id"):
         table = table.append_column(name, pa.array(range(n), pa.int64()))
-    return table.append_column("path", pa.array(["x"] * n)).append_column("rr_source", pa.array(["annotated"] * n))
+    for name, value in {"path": "x", "rr_source": "annotated", "cart_id": None}.items():
+        table = table.append_column(name, pa.array([value] * n))
+    return table
 
 
 def predicted(table: pa.Table) -> pa.Table:
