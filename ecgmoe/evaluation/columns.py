@@ -17,6 +17,9 @@ PROBABILITY = {"arrhythmia": "arrhythmia_probability"}
 ARRHYTHMIA_PROBABILITIES = "arrhythmia_probabilities"
 """Probability of every class, in the order of the taxonomy."""
 
+ARRHYTHMIA_SET = "arrhythmia_set"
+"""Names of the classes that are to hold the truth, in the order of the taxonomy."""
+
 DETECTED_RR = "rr_detected_ms"
 """Median of the detected RR intervals: the baseline of the task rr."""
 
