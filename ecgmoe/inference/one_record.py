@@ -19,8 +19,6 @@ def one_record(source: str) -> str:
     Raises:
         ValueError: there is none.
     """
-    if "://" in source:
-        return source
     if (path := find_record(source)) is not None:
         return path
     if Path(source).is_dir():

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -95,6 +96,16 @@ def test_an_array_has_the_numbers_of_its_file(folder: Path) -> None:
     assert ecgmoe.predict(array, fs=record.fs, leads=leads, model=folder / "model") == expected
     assert ecgmoe.predict(array * 1000, fs=500.0, leads=leads, unit="uV", model=folder / "model") == expected
     assert expected.tasks["rr"].value is not None
+
+
+def test_a_url_is_a_record_by_any_of_its_names(folder: Path) -> None:
+    for name in ("good.hea", "good.dat"):
+        fsspec.filesystem("memory").put(str(folder / name), f"/ward/{name}")
+    expected = ecgmoe.predict(folder / "good", model=folder / "model")
+    for name in ("good", "good.hea", "good.dat"):
+        assert ecgmoe.predict(f"memory://ward/{name}", model=folder / "model") == expected
+    with pytest.raises(ValueError, match="there is no recording memory://ward/absent"):
+        ecgmoe.predict("memory://ward/absent", model=folder / "model")
 
 
 def test_what_comes_back_is_plain(folder: Path) -> None:
