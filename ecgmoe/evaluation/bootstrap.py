@@ -47,8 +47,26 @@ def patient_intervals(
         seed: of the draw.
         resamples: number of resamples.
     """
+    values = resampled(kind, truth, predicted, patient, seed=seed, resamples=resamples)
+    return {f"{name}_ci": interval(each) for name, each in values.items()}
+
+
+def resampled(
+    kind: Kind,
+    truth: Values,
+    predicted: Values,
+    patient: npt.NDArray[np.int64],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> dict[str, Floats]:
+    """Every metric of a kind of task in each resample (r,), the same resamples for the same patients and seed.
+
+    So the difference of two of these is what `paired_intervals` takes its percentiles of. Arguments are those of
+    `patient_intervals`.
+    """
     blocks = [WEIGHTED[kind](truth, predicted, weights) for weights in patient_weights(patient, resamples, seed)]
-    return {f"{name}_ci": _interval([block[name] for block in blocks]) for name in blocks[0]}
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def paired_intervals(
@@ -70,7 +88,7 @@ def paired_intervals(
     for weights in patient_weights(patient, resamples, seed):
         one, other = (WEIGHTED[kind](truth, predicted, weights) for predicted in (first, second))
         blocks.append({name: one[name] - other[name] for name in one})
-    return {f"{name}_difference_ci": _interval([block[name] for block in blocks]) for name in blocks[0]}
+    return {f"{name}_difference_ci": interval(np.concatenate([block[name] for block in blocks])) for name in blocks[0]}
 
 
 def patient_weights(patient: npt.NDArray[np.int64], resamples: int, seed: int) -> Iterator[Floats]:
@@ -120,9 +138,8 @@ WEIGHTED: dict[Kind, Callable[[Values, Values, Floats], dict[str, Floats]]] = {
 }
 
 
-def _interval(blocks: list[Floats]) -> list[float] | None:
-    """Percentiles of the resamples in which the metric is defined."""
-    values = np.concatenate(blocks)
+def interval(values: Floats) -> list[float] | None:
+    """Percentiles of a metric (r,) over the resamples in which it is defined; None where that is none of them."""
     defined = values[np.isfinite(values)]
     tails = [(1 - LEVEL) / 2 * 100, (1 + LEVEL) / 2 * 100]
     return [float(bound) for bound in np.percentile(defined, tails)] if len(defined) else None
