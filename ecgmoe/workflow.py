@@ -30,6 +30,9 @@ from ecgmoe.training.run import check_labels, train
 DEMONSTRATION = SimulationConfig(patients=3000, studies=5000)
 """The embedded default: small enough for two cores and minutes, large enough that all five tasks are learnt."""
 
+RANDOM_WEIGHTS = "Random-initialised backbones"
+"""How the note on backbones without published weights begins."""
+
 
 def default_data(simulation: SimulationConfig) -> str:
     """Simulate and prepare the embedded default under `home()`, unless it is there; returns the prepared folder."""
@@ -79,6 +82,22 @@ def run(config: RunConfig, *, name: str, storage: str, data: str | None = None) 
     return evaluate_run(name, storage)
 
 
+def finished_run(name: str, storage: str) -> Store:
+    """The folder of a run that has a model.
+
+    Raises:
+        ValueError: there is no such run, or it is not finished.
+    """
+    store = Store(storage) / name
+    if not store.exists("config.json"):
+        raise ValueError(f"there is no run {store.root}: name one with --run and --storage")
+    if not store.exists("model/model.safetensors"):
+        raise ValueError(
+            f"the run {store.root} is not finished: call jobs/train.py with its name, it goes on where it stopped"
+        )
+    return store
+
+
 def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str = "test") -> dict[str, Any]:
     """Predict a split with a finished run's model, and write predictions/<split>.parquet and a report.
 
@@ -97,13 +116,7 @@ def evaluate_run(name: str, storage: str, data: str | None = None, *, split: str
         ValueError: there is no such run, or it is not finished.
         StorageError: its folder cannot be written.
     """
-    store = Store(storage) / name
-    if not store.exists("config.json"):
-        raise ValueError(f"there is no run {store.root}: name one with --run and --storage")
-    if not store.exists("model/model.safetensors"):
-        raise ValueError(
-            f"the run {store.root} is not finished: call jobs/train.py with its name, it goes on where it stopped"
-        )
+    store = finished_run(name, storage)
     stored = store.read_json("config.json")
     config = from_dict(RunConfig, stored["config"])
     store.require_writable()
@@ -154,7 +167,7 @@ def notes(
     if not config.training.epochs:
         lines.append("Nothing was trained: the heads are as they were initialised, and these figures are chance.")
     if config.random_backbones:
-        lines.append(f"Random-initialised backbones: {', '.join(config.random_backbones)}.")
+        lines.append(f"{RANDOM_WEIGHTS}: {', '.join(config.random_backbones)}.")
     for each in backbones:
         if provenance := each["provenance"]:
             line = f"{each['name']}: weights of {provenance['source']} ({provenance['licence']}); its pretraining saw "

@@ -24,7 +24,6 @@ PERTURB_VERSION = 1
 """Raise it when the same seed gives other records."""
 
 Change = Callable[[Signal, Peaks, float, np.random.Generator], Signal]
-SNR_DB = (24.0, 12.0, 6.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +33,7 @@ class Perturbation:
     Attributes:
         title: for a reader.
         axis: what its strength is, with the unit.
+        at: a format that names it at a strength.
         strengths: from the mildest to the hardest, or on both sides of `clean`.
         clean: the strength that would leave a record as it is.
         change: the changed copy of a record.
@@ -42,6 +42,7 @@ class Perturbation:
 
     title: str
     axis: str
+    at: str
     strengths: tuple[float, ...]
     clean: float
     change: Change
@@ -63,10 +64,6 @@ class Condition(NamedTuple):
 
 
 CLEAN = Condition("clean", None)
-
-
-def _noise(noise: Noise) -> Change:
-    return lambda signal, _, snr_db, generator: add_noise(signal, noise, snr_db, generator)
 
 
 def missing_leads(signal: Signal, _: Peaks, count: float, generator: np.random.Generator) -> Signal:
@@ -101,24 +98,47 @@ def premature(signal: Signal, r_peaks: Peaks, count: float, generator: np.random
     return make_premature(signal, r_peaks, int(count), generator)
 
 
-_SNR = "signal-to-noise ratio (dB)"
+def _noisy(title: str, noise: Noise) -> Perturbation:
+    return Perturbation(
+        title=title,
+        axis="signal-to-noise ratio (dB)",
+        at=f"{title}, {{:g}} dB",
+        strengths=(24.0, 12.0, 6.0, 0.0),
+        clean=np.inf,
+        change=lambda signal, _, snr_db, generator: add_noise(signal, noise, snr_db, generator),
+    )
+
+
 PERTURBATIONS: dict[str, Perturbation] = {
-    "baseline_wander": Perturbation(
-        title="baseline wander", axis=_SNR, strengths=SNR_DB, clean=np.inf, change=_noise(baseline_wander)
-    ),
-    "muscle_noise": Perturbation(
-        title="muscle noise", axis=_SNR, strengths=SNR_DB, clean=np.inf, change=_noise(muscle)
-    ),
-    "mains": Perturbation(title="mains, 50 Hz", axis=_SNR, strengths=SNR_DB, clean=np.inf, change=_noise(mains)),
+    "baseline_wander": _noisy("baseline wander", baseline_wander),
+    "muscle_noise": _noisy("muscle noise", muscle),
+    "mains": _noisy("mains (50 Hz)", mains),
     "missing_leads": Perturbation(
-        title="missing leads", axis="leads missing", strengths=(1, 2, 3, 4, 5, 6), clean=0, change=missing_leads
+        title="missing leads",
+        axis="leads missing",
+        at="missing leads: {:g}",
+        strengths=(1, 2, 3, 4, 5, 6),
+        clean=0,
+        change=missing_leads,
     ),
-    "lead_swap": Perturbation(title="aVF and aVL swapped", axis="swapped", strengths=(1,), clean=0, change=swap_leads),
-    "gain": Perturbation(title="wrong gain", axis="gain (times)", strengths=(0.5, 2), clean=1, change=scale),
-    "cut": Perturbation(title="cut short", axis="length (s)", strengths=(5,), clean=10, change=cut_short),
+    "lead_swap": Perturbation(
+        title="aVF and aVL swapped",
+        axis="swapped",
+        at="aVF and aVL swapped",
+        strengths=(1,),
+        clean=0,
+        change=swap_leads,
+    ),
+    "gain": Perturbation(
+        title="wrong gain", axis="gain (times)", at="gain x {:g}", strengths=(0.5, 2), clean=1, change=scale
+    ),
+    "cut": Perturbation(
+        title="cut short", axis="length (s)", at="cut to {:g} s", strengths=(5,), clean=10, change=cut_short
+    ),
     "premature_beats": Perturbation(
         title="synthetic premature beats",
         axis="beats made premature",
+        at="premature beats: {:g}",
         strengths=(1, 2, 3),
         clean=0,
         change=premature,
@@ -128,7 +148,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
 
 
 def conditions(names: Sequence[str]) -> list[Condition]:
-    """`CLEAN`, and each of these perturbations at each of its strengths.
+    """`CLEAN`, and each of these perturbations at each of its strengths, in the order of `PERTURBATIONS`.
 
     Raises:
         ValueError: a name is unknown, or is there twice.
@@ -138,7 +158,8 @@ def conditions(names: Sequence[str]) -> list[Condition]:
             raise ValueError(f"unknown perturbation {name!r}: choose from {', '.join(PERTURBATIONS)}")
         if names.count(name) > 1:
             raise ValueError(f"the perturbation {name} is named twice")
-    return [CLEAN, *(Condition(name, strength) for name in names for strength in PERTURBATIONS[name].strengths)]
+    chosen = {name: each for name, each in PERTURBATIONS.items() if name in names}
+    return [CLEAN, *(Condition(name, strength) for name, each in chosen.items() for strength in each.strengths)]
 
 
 def perturb(signal: Signal, r_peaks: Peaks, condition: Condition, *, seed: int, study_id: int) -> Signal:

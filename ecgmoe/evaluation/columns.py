@@ -20,6 +20,12 @@ ARRHYTHMIA_PROBABILITIES = "arrhythmia_probabilities"
 DETECTED_RR = "rr_detected_ms"
 """Median of the detected RR intervals: the baseline of the task rr."""
 
+CONDITION = ("perturbation", "strength")
+"""In front of predictions of perturbed records: which perturbation, and how strong; null for the clean record."""
+
+REFUSED = "refused"
+"""Whether the default quality policy would have excluded the perturbed record."""
+
 DECISION_THRESHOLD = 0.5
 """A binary task's class 1 is predicted from this probability on."""
 

@@ -31,12 +31,12 @@ def rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for task, metric, values in measured(metrics):
         interval = values.get(f"{metric}_ci")
         start = (task, str(values["n"]), _with_unit(metric, task), _better(metric))
-        shown = f"{_number(interval[0])} .. {_number(interval[1])}" if interval else ""
-        others = (_number((values.get(name) or {}).get(metric)) for name in ("constant", "linear"))
-        table.append((*start, _number(values[metric]), shown, *others, values.get("note", "")))
+        shown = f"{number(interval[0])} .. {number(interval[1])}" if interval else ""
+        others = (number((values.get(name) or {}).get(metric)) for name in ("constant", "linear"))
+        table.append((*start, number(values[metric]), shown, *others, values.get("note", "")))
         baseline = values.get("median_detected_rr", {})
         if metric in baseline:
-            remark = f"detector's median: {_number(baseline[metric])}"
+            remark = f"detector's median: {number(baseline[metric])}"
             table.append((task, str(baseline["n"]), *start[2:], "", "", "", "", remark))
     return table
 
@@ -122,7 +122,8 @@ def _with_unit(metric: str, task: str) -> str:
     return f"{metric} ({UNITS[task]})" if metric == "mae" else metric
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A figure with about four digits; "-" where it is not defined."""
     if value is None:
         return "-"
     decimals = next((digits for digits, bound in enumerate((1000, 100, 10)) if abs(value) >= bound), 3)

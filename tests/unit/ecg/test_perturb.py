@@ -12,7 +12,6 @@ from ecgmoe.ecg.electrode_noise import ELECTRODES, baseline_wander, ecg_power, l
 from ecgmoe.ecg.perturb import (
     CLEAN,
     PERTURBATIONS,
-    SNR_DB,
     Condition,
     conditions,
     missing_leads,
@@ -23,6 +22,7 @@ from ecgmoe.ecg.quality import measure
 from ecgmoe.ecg.record import LEADS, MISSING, Signal
 
 BEATS = np.arange(200, 4900, 400)
+SNR_DB = (24.0, 12.0, 6.0, 0.0)
 NOISES = ("baseline_wander", "muscle_noise", "mains")
 ALL = conditions(list(PERTURBATIONS))[1:]
 ROUNDING_UV = 2
