@@ -123,7 +123,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
     ),
     "lead_swap": Perturbation(
         title="aVF and aVL swapped",
-        axis="swapped",
+        axis="pairs swapped",
         at="aVF and aVL swapped",
         strengths=(1,),
         clean=0,

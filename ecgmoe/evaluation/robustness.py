@@ -149,11 +149,7 @@ def summary_of(
         "notes": list(notes),
         **about,
         "perturbations": {
-            name: {
-                "title": PERTURBATIONS[name].title,
-                "axis": PERTURBATIONS[name].axis,
-                "steps": PERTURBATIONS[name].steps,
-            }
+            name: {key: getattr(PERTURBATIONS[name], key) for key in ("title", "axis", "at", "steps")}
             for name in chosen
         },
         "refused": list(refused),

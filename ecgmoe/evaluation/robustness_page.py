@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 
 from ecgmoe.ecg.perturb import CLEAN
-from ecgmoe.evaluation.report import RESEARCH_ONLY, number
+from ecgmoe.evaluation.report import RESEARCH_ONLY, decimals, number
 from ecgmoe.evaluation.robustness import CONSTANT, DETECTOR
+from ecgmoe.tasks import TASK_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +23,7 @@ COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#5
 MARKERS = "osD^vPX*"
 COLUMNS = 4
 LOG_FROM = 10.0
-"""Ratio of the largest to the smallest value of an error from which its axis is logarithmic."""
+"""Ratio of the runs' largest to their smallest error from which the axis is logarithmic."""
 
 Summary = Mapping[str, Any]
 Points = dict[tuple[str, str, float | None], Mapping[str, Any]]
@@ -57,28 +59,42 @@ def _picture(summary: Summary, points: Points) -> bytes:
     names = list(summary["perturbations"])
     rows = -(-len(names) // COLUMNS)
     columns = min(COLUMNS, len(names))
-    figure = Figure(figsize=(max(3.1 * columns, 6.5), 2.5 * rows + 1.3), layout="constrained")
+    figure = Figure(figsize=(max(3.1 * columns, 6.5), 2.5 * rows + 1.5), layout="constrained")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     any_point = next(iter(points.values()))
-    values = [point["value"] for point in points.values() if point["value"] is not None]
+    linear_to = _linear_to(summary, points)
     for axes, name in zip(panels.flat, names, strict=False):
         _draw(axes, summary, points, name)
-        # Only an error can be too small to be seen beside another.
-        if any_point["metric"] == "mae" and min(values, default=0) > 0 and max(values) > LOG_FROM * min(values):
-            axes.set_yscale("log")
+        if linear_to:
+            axes.set_yscale("symlog", linthresh=linear_to)
+            axes.yaxis.set_major_formatter("{x:g}")
     for axes in panels.flat[len(names) :]:
         axes.axis("off")
     for row in panels:
         row[0].set_ylabel(f"{named(any_point)}\n{any_point['better']} is better", fontsize=8)
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside upper left", ncols=min(len(labels), columns + 1), fontsize=8, frameon=False
+        handles, labels, loc="outside lower left", ncols=min(len(labels), columns + 1), fontsize=8, frameon=False
     )
-    title = "\n".join([f"{any_point['task']}: {summary['title']}", *summary["notes"]])
+    task = any_point["task"]
+    of_others = tuple(f"{name}: " for name in TASK_NAMES if name != task)
+    notes = [note for note in summary["notes"] if not note.startswith(of_others)]
+    title = "\n".join([f"{task}: {summary['title']}", *notes])
     figure.suptitle(title, fontsize=8, x=0.01, ha="left", wrap=True, parse_math=False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
     return picture.getvalue()
+
+
+def _linear_to(summary: Summary, points: Points) -> float | None:
+    """Where an axis of errors becomes logarithmic, a power of ten; None where it is linear throughout.
+
+    Of errors alone one can be too small to be seen beside another. An error may be 0.
+    """
+    values = [p["value"] for place, p in points.items() if place[0] in summary["runs"] and p["metric"] == "mae"]
+    if not values or min(values) <= 0 or max(values) < LOG_FROM * min(values):
+        return None
+    return float(10 ** np.floor(np.log10(min(values))))
 
 
 def _draw(axes: Axes, summary: Summary, points: Points, name: str) -> None:
@@ -185,12 +201,16 @@ def page(summary: Summary, drawn: Mapping[str, bytes]) -> str:
 
 def _cell(point: Mapping[str, Any] | None) -> dict[str, Any]:
     """Value, difference to the clean figure, and whether its interval says that the run got worse."""
+    cell: dict[str, Any] = {"value": "-", "difference": "", "worse": False}
     if point is None or point["value"] is None:
-        return {"value": "-", "difference": "", "worse": False}
-    cell: dict[str, Any] = {"value": number(point["value"]), "difference": "", "worse": False}
+        return cell
+    cell["value"] = number(point["value"])
     if point["difference_low"] is not None:
-        low, high = point["difference_low"], point["difference_high"]
-        cell["difference"] = f"{point['difference']:+.3g} ({low:+.3g} .. {high:+.3g})"
+        # As exact as the value, so that what rounding does to a sum is no difference.
+        digits = decimals(point["value"])
+        names = ("difference", "difference_low", "difference_high")
+        middle, low, high = (round(point[name], digits) + 0.0 for name in names)
+        cell["difference"] = f"{middle:+.{digits}f} ({low:+.{digits}f} .. {high:+.{digits}f})"
         cell["worse"] = high < 0 if point["better"] == "higher" else low > 0
     return cell
 
@@ -205,11 +225,15 @@ def text_table(summary: Summary) -> str:
             others = [p for place, p in points.items() if place[0] == run and p["difference"] is not None]
             if not clean or not others:
                 continue
-            worst = max(others, key=lambda p: p["value"] * (1 if p["better"] == "lower" else -1))
-            unit = f"{metric} ({worst['unit']})" if worst["unit"] else metric
+            sign = 1 if clean["better"] == "lower" else -1
+            worst = max(others, key=lambda p: sign * p["value"])
+            unit = f"{metric} ({clean['unit']})" if clean["unit"] else metric
+            start = (task, unit, run, number(clean["value"]))
+            if sign * worst["difference"] <= 0:
+                rows.append((*start, "-", "none is worse than clean", ""))
+                continue
             condition = under(worst["perturbation"], worst["strength"], summary)
-            figures = (number(clean["value"]), number(worst["value"]), condition, _cell(worst)["difference"])
-            rows.append((task, unit, run, *figures))
+            rows.append((*start, number(worst["value"]), condition, _cell(worst)["difference"]))
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "-" * max(len(line) for line in lines))

@@ -34,7 +34,7 @@ from ecgmoe.pipeline.nodes import refuse_local, require_here
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.ray_data import actors, map_shards
 from ecgmoe.pipeline.schema import shard_name
-from ecgmoe.pipeline.store import Store
+from ecgmoe.pipeline.store import Store, digest_of
 from ecgmoe.training.loader import BatchReader
 
 PLAN = "plan.json"
@@ -193,7 +193,8 @@ def plan_of(
         "seed": seed,
         "data": {key: data.manifest[key] for key in ("dataset", "records_key", "labels_sha256")},
         "models": {
-            run: {name: Store(folder).sha256(name) for name in (CONFIG, WEIGHTS)} for run, folder in models.items()
+            run: digest_of([Store(folder).sha256(name) for name in (CONFIG, WEIGHTS)])[:16]
+            for run, folder in models.items()
         },
         "conditions": {
             name: [condition.strength for condition in group]
