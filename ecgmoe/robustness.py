@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ecgmoe.assessment import RANDOM_WEIGHTS, finished_run, notes
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict, require
 from ecgmoe.ecg.perturb import PERTURBATIONS, conditions
@@ -18,12 +19,12 @@ from ecgmoe.evaluation.constant import Constants
 from ecgmoe.evaluation.metrics import evaluate
 from ecgmoe.evaluation.robustness import Point, csv_text, points_of, refused_shares, summary_of
 from ecgmoe.evaluation.robustness_page import page, pictures, text_table
+from ecgmoe.evaluation.seen import find_seen
 from ecgmoe.inference.predict_perturbed import conditioned, predict_perturbed
-from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.prepared import EVERY_SPLIT, PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training.identity import check_name
 from ecgmoe.training.tracking import Tracker
-from ecgmoe.workflow import RANDOM_WEIGHTS, finished_run, notes
 
 IDENTITY = ("dataset", "records_key", "labels_sha256")
 """What config.json keeps of the data that a run was trained on, beside their folder."""
@@ -49,7 +50,7 @@ class Run:
     def of(cls, name: str, storage: str) -> Run:
         """Raises ValueError where there is no such run, or it is not finished."""
         check_name(name)
-        store = finished_run(name, storage)
+        store = finished_run(storage, name)
         stored = store.read_json("config.json")
         return cls(name=name, store=store, config=from_dict(RunConfig, stored["config"]), data=stored["data"])
 
@@ -70,17 +71,18 @@ def robustness(
         names: of the runs; the first is the one that the others stand beside, and its MLflow run gets its figures.
         storage: folder or URL that holds runs.
         data: prepared folder; None takes the one that the runs were trained on.
-        split: "validation" or "test".
+        split: "validation" or "test"; "all" takes every record of other data. Records that training met are left out there.
         seed: of the perturbations; the same one gives the same records.
         perturbations: names of `PERTURBATIONS`; None takes all of them.
-        out: folder; None takes robustness/ in the first run's folder, and for validation robustness-validation/.
+        out: folder; None takes robustness/ in the first run's folder, for another split robustness-<split>/, for other data
+            robustness-<split>-<name of their folder>/.
 
     Returns:
         The content of robustness.json.
 
     Raises:
-        ValueError: a run or a perturbation is not there, a run is not finished, runs cannot be compared, or the split may
-            hold records that they were trained on.
+        ValueError: a run or a perturbation is not there, a run is not finished, runs cannot be compared, or every record was
+            met in training.
         StorageError: the folder cannot be written.
     """
     require(bool(names), "name at least one run with --runs")
@@ -91,11 +93,14 @@ def robustness(
     runs = [Run.of(name, storage) for name in names]
     first = runs[0]
     trained_on, prepared = comparable_data(runs, data)
-    part = "robustness" if split == "test" else f"robustness-{split}"
+    elsewhere = prepared.store.root != trained_on.store.root
+    seen = find_seen(trained_on, prepared, split)
+    name = f"{split}-{prepared.store.root.rstrip('/').rpartition('/')[2]}" if elsewhere else split
+    part = "robustness" if name == "test" else f"robustness-{name}"
     folder = Store(out or first.store.path(part))
     folder.require_writable()
     models = {run.name: run.store.path("model") for run in runs}
-    predict_perturbed(models, prepared.store.root, split, chosen, seed=seed, out=folder)
+    predict_perturbed(models, prepared.store.root, split, chosen, seed=seed, out=folder, leave_out=seen.left_out)
     labels = trained_on.labels()
     training = labels.filter(pc.equal(labels["split"], "train"))
     points: list[Point] = []
@@ -106,14 +111,15 @@ def robustness(
         # The constant and the detector of a task are the same ones beside every run.
         points += [point for point in measured if point.run == run.name or point.task not in known]
     _, clean = next(conditioned(folder, first.name, chosen))
-    title = f"{split} split of {prepared.manifest['dataset']}, {len(clean):,} records"
-    if prepared.store.root != trained_on.store.root:
+    part_of = "all" if split == EVERY_SPLIT else f"{split} split"
+    title = f"{part_of} of {prepared.manifest['dataset']}, {len(clean):,} records"
+    if elsewhere:
         title += f"; trained on {trained_on.manifest['dataset']}"
     summary = summary_of(
         points,
         refused_shares(conditioned(folder, first.name, chosen)),
         title,
-        remarks(runs, prepared, clean, training),
+        [*seen.notes, *remarks(runs, prepared, clean, training)],
         split=split,
         seed=seed,
         records=len(clean),
@@ -128,7 +134,7 @@ def comparable_data(runs: Sequence[Run], data: str | None) -> tuple[PreparedData
     """The data that all runs were trained on, and those to measure them on.
 
     Raises:
-        ValueError: runs were trained on other data or classes than the first, or on records that they would be measured on.
+        ValueError: runs were trained on other data or classes than the first, or their data changed since.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -148,21 +154,7 @@ def comparable_data(runs: Sequence[Run], data: str | None) -> tuple[PreparedData
             f"{prepared.store.root} is not what it was when {first.name} was trained on it (records, labels or splits have "
             "changed): its splits may hold training records; train again, or give other --data"
         )
-    trained_on = PreparedData(first.data["folder"])
-    if prepared.manifest["dataset"] == first.data["dataset"] and (seen := _trained_patients(trained_on, prepared)):
-        raise ValueError(
-            f"{prepared.store.root} has {seen} patients outside its training split that {first.name} was trained on: "
-            "prepare it with the same splits (--index.split-file), or train on it"
-        )
-    return trained_on, prepared
-
-
-def _trained_patients(trained_on: PreparedData, prepared: PreparedData) -> int:
-    """Patients of the first's training split in the second's other splits: within a dataset their numbers are the same."""
-    there, here = trained_on.labels(), prepared.labels()
-    trained = there.filter(pc.equal(there["split"], "train"))["patient_id"].to_numpy()
-    measured = here.filter(pc.not_equal(here["split"], "train"))["patient_id"].to_numpy()
-    return len(np.intersect1d(trained, measured))
+    return PreparedData(first.data["folder"]), prepared
 
 
 def remarks(runs: Sequence[Run], data: PreparedData, clean: pa.Table, training: pa.Table) -> list[str]:

@@ -21,8 +21,8 @@ class Options:
     """Options of prepare.
 
     Attributes:
-        dataset: which reader: simulated (as jobs/train.py makes it), mimic-iv-ecg, ptbxl, or wfdb, a folder of WFDB
-            records or MATLAB files.
+        dataset: which reader: simulated (as jobs/train.py makes it), mimic-iv-ecg, ptbxl, ludb, cinc2021 (any folder of
+            the challenge's records), or wfdb, a folder of WFDB records or MATLAB files.
         root: folder of the dataset.
         hosp: folder of MIMIC-IV's hosp tables (patients, labevents, d_labitems); age, sex and potassium need them.
         out: folder of the prepared data.

@@ -17,7 +17,7 @@ class Options:
         runs: names of runs, trained on the same data; the first is the one that the others stand beside.
         storage: folder or URL that holds runs; $ECGMOE_HOME/runs by default.
         data: prepared folder; the one that the runs were trained on by default.
-        split: which records.
+        split: which records; "all" takes those of every split of other data. Records that training met are left out there.
         seed: of the perturbations; the same one gives the same records.
         perturbations: baseline_wander, muscle_noise, mains, missing_leads, lead_swap, gain, cut, premature_beats; all of
             them by default.
@@ -27,7 +27,7 @@ class Options:
     runs: tuple[str, ...]
     storage: str | None = None
     data: str | None = None
-    split: Literal["validation", "test"] = "test"
+    split: Literal["validation", "test", "all"] = "test"
     seed: int = 0
     perturbations: tuple[str, ...] | None = None
     out: str | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Literal
 
+from ecgmoe.datasets.cinc2021 import read_cinc2021
+from ecgmoe.datasets.ludb import read_ludb
 from ecgmoe.datasets.mimic import read_mimic
 from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.ptbxl import read_ptbxl
@@ -24,12 +26,14 @@ _USED_OPTIONS = {
     "simulated": _MIMIC_OPTIONS,
     "mimic-iv-ecg": _MIMIC_OPTIONS,
     "ptbxl": {"sampling_rate", "test_fold", "rr_features"},
+    "ludb": {"split_seed", "split_shares"},
+    "cinc2021": {"split_seed", "split_shares"},
     "wfdb": {"split_seed", "split_shares", "csv"},
 }
 
 
 def build_index(
-    dataset: Literal["simulated", "mimic-iv-ecg", "ptbxl", "wfdb"],
+    dataset: Literal["simulated", "mimic-iv-ecg", "ptbxl", "ludb", "cinc2021", "wfdb"],
     root: str,
     hosp: str | None = None,
     *,
@@ -54,6 +58,10 @@ def build_index(
             raise DatasetError(f"{name} {folder} is not a folder: check the path, and that every machine can see it")
     if dataset == "ptbxl":
         return read_ptbxl(root, options)
+    if dataset == "ludb":
+        return read_ludb(root, options)
+    if dataset == "cinc2021":
+        return read_cinc2021(root, options)
     if dataset == "wfdb":
         return read_wfdb_folder(root, options)
     if dataset == "simulated" and hosp is None and folder_exists(join(root, "hosp")):

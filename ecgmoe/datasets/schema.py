@@ -30,7 +30,9 @@ STUDY_SCHEMA = pa.schema(
         pa.field("split", pa.string(), nullable=False, metadata={"values": ",".join((*SPLITS, UNUSED))}),
         pa.field("ecg_time", TIME, metadata={"meaning": "by the ECG cart's clock"}),
         pa.field("rr_label_ms", pa.float32(), metadata={"unit": "ms", "range": "200..3000"}),
-        pa.field("rr_source", pa.string(), metadata={"values": "machine, simulator, user, ptb-xl+, detected"}),
+        pa.field(
+            "rr_source", pa.string(), metadata={"values": "machine, simulator, user, ptb-xl+, annotated, detected"}
+        ),
         pa.field(
             "age_years",
             pa.float32(),
@@ -70,10 +72,13 @@ class StudyIndex:
     Attributes:
         table: rows of `STUDY_SCHEMA`, unique by study_id.
         excluded: (path, reason) of studies that the tables alone rule out (a duplicate id, an unsafe path).
-        source: name of the dataset, for the manifest and the reports ("simulated", "mimic-iv-ecg", "ptbxl", "wfdb").
+        source: name of the dataset, for the manifest and the reports ("simulated", "mimic-iv-ecg", "ptbxl", "ludb",
+            "cinc2021", "wfdb").
         funnel: (step, studies left after it), from the dataset's own list to `table`.
         tables: every file that was looked for, so that a change of one of them is noticed; where the index comes from
             listing a folder, that folder.
+        unmapped: (statement or code, studies that have it) of what the dataset says of rhythm, conduction and the like
+            and `rhythm15` makes nothing of, most frequent first.
     """
 
     table: pa.Table
@@ -81,3 +86,4 @@ class StudyIndex:
     source: str
     funnel: tuple[tuple[str, int], ...] = ()
     tables: tuple[str, ...] = ()
+    unmapped: tuple[tuple[str, int], ...] = ()

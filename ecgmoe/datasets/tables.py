@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from ecgmoe.datasets.schema import STUDY_SCHEMA, DatasetError
+from ecgmoe.ecg.wfdb_file import printable
 from ecgmoe.filesystem import StorageError, filesystem, is_local
 
 _BLOCK_BYTES = 4 << 20
@@ -135,6 +137,22 @@ def _unreadable(path: str, error: Exception) -> DatasetError | StorageError:
     return DatasetError(
         f"{path} cannot be read: {text}. If it is torn or damaged, fetch it again and check its SHA-256"
     )
+
+
+def hash63(text: str) -> int:
+    """An id for a name: the first 63 bits of its SHA-256."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def without_undecodable_names(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:
+    """The rows whose path is a name that tables and hashes can take, and (path, reason) of the others.
+
+    Python reads file names that are no UTF-8 with surrogates.
+    """
+    shown = frame["path"].map(printable)
+    undecodable = shown != frame["path"]
+    reason = "the file name is not valid UTF-8: rename it"
+    return frame[~undecodable].reset_index(drop=True), tuple((path, reason) for path in shown[undecodable])
 
 
 def unsafe_paths(paths: pd.Series) -> npt.NDArray[np.bool_]:

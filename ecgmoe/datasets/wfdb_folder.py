@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 import numpy as np
@@ -14,8 +13,7 @@ from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.own_csv import read_own_csv
 from ecgmoe.datasets.schema import DatasetError, StudyIndex
 from ecgmoe.datasets.splits import assign_splits, refuse_divided_patients
-from ecgmoe.datasets.tables import study_table, unique_studies, unsafe_paths
-from ecgmoe.ecg.wfdb_file import printable
+from ecgmoe.datasets.tables import hash63, study_table, unique_studies, unsafe_paths, without_undecodable_names
 from ecgmoe.filesystem import filesystem
 
 
@@ -35,9 +33,9 @@ def read_wfdb_folder(root: str, options: IndexOptions) -> StudyIndex:
         frame["path"] = _record_names(frame["path"], root)
     else:
         frame, unreadable = _listed(root)
-    frame, unnamed = _without_undecodable_names(frame)
+    frame, unnamed = without_undecodable_names(frame)
     left_out = unreadable + unnamed
-    frame["study_id"] = np.array([_hash63(path) for path in frame["path"]], dtype=np.int64)
+    frame["study_id"] = np.array([hash63(path) for path in frame["path"]], dtype=np.int64)
     frame["patient_id"] = _patient_ids(frame)
     if "potassium_mmol" in frame:
         frame = frame.join(hypo_and_hyper(frame["potassium_mmol"]))
@@ -76,14 +74,6 @@ def _record_names(paths: pd.Series, root: str) -> pd.Series:
     return names.where(~(matlab & names.str.removesuffix(".mat").isin(headed)), names.str.removesuffix(".mat"))
 
 
-def _without_undecodable_names(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:
-    """Python reads file names that are no UTF-8 with surrogates, which neither a hash nor a table can take."""
-    shown = frame["path"].map(printable)
-    undecodable = shown != frame["path"]
-    reason = "the file name is not valid UTF-8: rename it"
-    return frame[~undecodable].reset_index(drop=True), tuple((path, reason) for path in shown[undecodable])
-
-
 # Tools that know no missing integers write 12 as 12.0.
 _WHOLE_NUMBER = re.compile(r"(\d{1,18})(?:\.0*)?")
 
@@ -101,8 +91,4 @@ def _patient_ids(frame: pd.DataFrame) -> pd.Series:
 
 def _patient_id(text: str) -> int:
     number = _WHOLE_NUMBER.fullmatch(text)
-    return int(number[1]) if number else _hash63(text)
-
-
-def _hash63(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int(number[1]) if number else hash63(text)

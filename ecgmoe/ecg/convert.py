@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 from scipy.signal import resample_poly
 
+from ecgmoe.ecg.reader_options import Unit
 from ecgmoe.ecg.record import (
     DURATION_S,
     LEADS,
@@ -27,6 +28,8 @@ SAMPLING_RATES_HZ = (50.0, 20_000.0)
 
 READ_S = DURATION_S + 0.5
 """What a reader needs of a longer record: the canonical span, and a margin for the resampling filter."""
+
+MV_PER_UNIT: Mapping[Unit, float] = {"V": 1e3, "mV": 1.0, "uV": 1e-3}
 
 _MAX_RATIO_TERM = 1000
 """Bounds the length of the resampling filter; ratios of the rates in use (100 to 1000 Hz, 257, 360) are exact."""

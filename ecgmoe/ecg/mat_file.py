@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ecgmoe.ecg.convert import to_canonical
+from ecgmoe.ecg.convert import MV_PER_UNIT, to_canonical
 from ecgmoe.ecg.mat5 import Array, numeric_variables
 from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import LEADS, N_LEADS, RecordFault, Signal
 from ecgmoe.filesystem import StorageError, filesystem
 
-_MV_PER_UNIT = {"V": 1e3, "mV": 1.0, "uV": 1e-3}
 _MAX_BYTES = 1 << 27
 """Half an hour of twelve leads at 500 Hz as float64 is 87 MB."""
 _SIGNAL = "feats"
@@ -52,7 +51,7 @@ def read_mat(path: str, options: ReaderOptions) -> Signal:
         raise RecordFault(f"{name} does not give the sampling rate in {' or '.join(_RATES)}")
     if options.mat_unit is None:
         raise RecordFault(f"{name} does not tell the unit of its samples: name it with --reader.mat-unit")
-    millivolt = signal.T.astype(np.float64) * _MV_PER_UNIT[options.mat_unit]
+    millivolt = signal.T.astype(np.float64) * MV_PER_UNIT[options.mat_unit]
     return to_canonical(millivolt, float(rate.item()), LEADS, pad_short=options.pad_short)
 
 

@@ -191,5 +191,10 @@ def lead_mask(leads: Bools) -> int:
     return int(leads @ (1 << np.arange(N_LEADS)))
 
 
+def leads_of(mask: int) -> list[str]:
+    """Names of the leads whose bits `lead_mask` has set."""
+    return [lead for number, lead in enumerate(LEADS) if mask >> number & 1]
+
+
 def _named(leads: Bools) -> str:
     return ", ".join(lead for lead, bad in zip(LEADS, leads, strict=True) if bad)

@@ -85,7 +85,15 @@ def read_usable(path: str, options: ReaderOptions, policy: QualityPolicy) -> Usa
     Raises:
         RecordFault: with the reason to exclude the record; a `QualityFault` where it is the policy.
     """
-    signal = read_record(path, options)
+    return usable(read_record(path, options), options, policy)
+
+
+def usable(signal: Signal, options: ReaderOptions, policy: QualityPolicy) -> UsableRecord:
+    """Apply the quality policy to a canonical record that was read with `options`, and find its R peaks.
+
+    Raises:
+        QualityFault: with the reason to exclude the record.
+    """
     padded = padded_samples(signal) if options.pad_short else 0
     signal, quality = apply_policy(signal, policy, padded)
     record = UsableRecord(signal=signal, r_peaks=detect_r_peaks(signal), quality=quality)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Unit = Literal["V", "mV", "uV"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderOptions:
@@ -17,4 +19,4 @@ class ReaderOptions:
     """
 
     pad_short: bool = False
-    mat_unit: Literal["V", "mV", "uV"] | None = None
+    mat_unit: Unit | None = None

@@ -22,8 +22,18 @@ LEVEL = 0.95
 BLOCK_WEIGHTS = 1 << 22
 """Weights held at a time (32 MiB), so that memory does not grow with the number of records."""
 
+LIMITS_SD = 1.96
+"""Standard deviations of the error to either side of the bias, within which 95 % of normal errors lie."""
+
+SPECIFICITY = 0.9
+"""At which the sensitivity is read off the ROC curve."""
+
+ECE_BINS = 15
+"""Bins of the expected calibration error: as many as Guo et al. (ICML 2017) took."""
+
 Values = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
+Interval = list[float] | None
 
 
 def patient_intervals(
@@ -34,10 +44,8 @@ def patient_intervals(
     *,
     seed: int,
     resamples: int = RESAMPLES,
-) -> dict[str, list[float] | None]:
+) -> dict[str, Interval]:
     """Percentile intervals of every metric of a kind of task, as "<metric>_ci": [low, high].
-
-    A resample in which a metric is not defined is left out of its interval; None where that is every resample.
 
     Args:
         kind: of the task.
@@ -47,26 +55,10 @@ def patient_intervals(
         seed: of the draw.
         resamples: number of resamples.
     """
-    values = resampled(kind, truth, predicted, patient, seed=seed, resamples=resamples)
-    return {f"{name}_ci": interval(each) for name, each in values.items()}
-
-
-def resampled(
-    kind: Kind,
-    truth: Values,
-    predicted: Values,
-    patient: npt.NDArray[np.int64],
-    *,
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> dict[str, Floats]:
-    """Every metric of a kind of task in each resample (r,), the same resamples for the same patients and seed.
-
-    So the difference of two of these is what `paired_intervals` takes its percentiles of. Arguments are those of
-    `patient_intervals`.
-    """
-    blocks = [WEIGHTED[kind](truth, predicted, weights) for weights in patient_weights(patient, resamples, seed)]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    found = resampled(
+        lambda weights: WEIGHTED[kind](truth, predicted, weights), patient, seed=seed, resamples=resamples
+    )
+    return {f"{name}_ci": interval(values) for name, values in found.items()}
 
 
 def paired_intervals(
@@ -78,17 +70,45 @@ def paired_intervals(
     *,
     seed: int,
     resamples: int = RESAMPLES,
-) -> dict[str, list[float] | None]:
+) -> dict[str, Interval]:
     """Intervals of first - second for every metric, as "<metric>_difference_ci": both see the same resamples.
 
     What is hard for both predictors cancels, so it is narrower than two intervals side by side suggest. Arguments are
     those of `patient_intervals`, with two predictions in place of one.
     """
-    blocks = []
-    for weights in patient_weights(patient, resamples, seed):
+
+    def difference(weights: Floats) -> dict[str, Floats]:
         one, other = (WEIGHTED[kind](truth, predicted, weights) for predicted in (first, second))
-        blocks.append({name: one[name] - other[name] for name in one})
-    return {f"{name}_difference_ci": interval(np.concatenate([block[name] for block in blocks])) for name in blocks[0]}
+        return {name: one[name] - other[name] for name in one}
+
+    found = resampled(difference, patient, seed=seed, resamples=resamples)
+    return {f"{name}_difference_ci": interval(values) for name, values in found.items()}
+
+
+def resampled(
+    measure: Callable[[Floats], dict[str, Floats]],
+    patient: npt.NDArray[np.int64],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> dict[str, Floats]:
+    """Metrics of every resample of the patients, by name: (resamples, ...).
+
+    Args:
+        measure: takes weights (r, n) and gives metrics (r, ...).
+        patient: (n,) patient of each record.
+        seed: of the draw.
+        resamples: their number.
+    """
+    blocks = [measure(weights) for weights in patient_weights(patient, resamples, seed)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def interval(values: Floats) -> Interval:
+    """Percentiles of a metric (resamples,) over those in which it is defined; None where it is in none."""
+    defined = values[np.isfinite(values)]
+    tails = [(1 - LEVEL) / 2 * 100, (1 + LEVEL) / 2 * 100]
+    return [float(bound) for bound in np.percentile(defined, tails)] if len(defined) else None
 
 
 def patient_weights(patient: npt.NDArray[np.int64], resamples: int, seed: int) -> Iterator[Floats]:
@@ -107,27 +127,66 @@ def patient_weights(patient: npt.NDArray[np.int64], resamples: int, seed: int) -
 
 
 def weighted_regression(truth: Values, predicted: Values, weights: Floats) -> dict[str, Floats]:
-    """MAE of each resample (r,)."""
-    return {"mae": _mean(np.abs(truth - predicted), weights)}
+    """MAE, RMSE, bias (mean of predicted - truth) and 95 % limits of agreement of each resample, each (r,).
+
+    Limits of agreement: Bland and Altman, Lancet 1986.
+    """
+    error = predicted - truth
+    bias, square = weighted_mean(error, weights), weighted_mean(error**2, weights)
+    total = weights.sum(1)
+    # One record alone has no spread: its limits are its error.
+    spread = np.sqrt(np.clip(square - bias**2, 0, None) * total / np.maximum(total - 1, 1))
+    return {
+        "mae": weighted_mean(np.abs(error), weights),
+        "rmse": np.sqrt(square),
+        "bias": bias,
+        "loa_low": bias - LIMITS_SD * spread,
+        "loa_high": bias + LIMITS_SD * spread,
+    }
 
 
 def weighted_binary(truth: Values, probability: Values, weights: Floats) -> dict[str, Floats]:
-    """AUROC and AUPRC (NaN where a resample has one class only), macro-F1 and F1 of class 1; each (r,)."""
-    f1, there = _f1(truth[:, None] == [0, 1], (probability >= DECISION_THRESHOLD)[:, None] == [False, True], weights)
-    return _ranking(truth, probability, weights) | {"f1_macro": _macro(f1, there), "f1_binary": f1[:, 1]}
+    """AUROC, AUPRC, sensitivity at a specificity of 0.9, macro-F1, F1 of class 1 and ECE; each (r,).
+
+    The first three are NaN where a resample has one class only.
+    """
+    f1, there, _, _ = _f1(
+        truth[:, None] == [0, 1], (probability >= DECISION_THRESHOLD)[:, None] == [False, True], weights
+    )
+    return _ranking(truth, probability, weights) | {
+        "f1_macro": _macro(f1, there),
+        "f1_binary": f1[:, 1],
+        "ece": weighted_ece(probability, truth, weights),
+    }
 
 
 def weighted_multiclass(truth: Values, probabilities: Values, weights: Floats) -> dict[str, Floats]:
-    """Accuracy, macro-F1 over the classes among a resample's labels, and log-loss; each (r,)."""
+    """Accuracy, macro-F1 over the classes among a resample's labels, log-loss, and ECE of the likeliest class; each (r,)."""
     decided = probabilities.argmax(1)
     classes = np.unique(truth)
-    f1, there = _f1(truth[:, None] == classes, decided[:, None] == classes, weights)
+    f1, there, _, _ = _f1(truth[:, None] == classes, decided[:, None] == classes, weights)
     likelihood = probabilities[np.arange(len(truth)), truth]
     return {
-        "accuracy": _mean(decided == truth, weights),
+        "accuracy": weighted_mean(decided == truth, weights),
         "f1_macro": _macro(f1, there),
         # The bound is scikit-learn's.
-        "log_loss": _mean(-np.log(np.clip(likelihood, np.finfo(np.float64).eps, 1)), weights),
+        "log_loss": weighted_mean(-np.log(np.clip(likelihood, np.finfo(np.float64).eps, 1)), weights),
+        "ece": weighted_ece(probabilities.max(1), decided == truth, weights),
+    }
+
+
+def weighted_classes(truth: Values, probabilities: Values, weights: Floats) -> dict[str, Floats]:
+    """Sensitivity, precision and F1 of every class; each (r, c).
+
+    Sensitivity is NaN where a resample has no such label, precision where nothing is taken for that class.
+    """
+    classes = np.arange(probabilities.shape[1])
+    f1, there, found, hits = _f1(truth[:, None] == classes, probabilities.argmax(1)[:, None] == classes, weights)
+    undefined = np.full_like(hits, np.nan)
+    return {
+        "sensitivity": np.divide(hits, there, out=undefined.copy(), where=there > 0),
+        "precision": np.divide(hits, found, out=undefined, where=found > 0),
+        "f1": f1,
     }
 
 
@@ -138,40 +197,49 @@ WEIGHTED: dict[Kind, Callable[[Values, Values, Floats], dict[str, Floats]]] = {
 }
 
 
-def interval(values: Floats) -> list[float] | None:
-    """Percentiles of a metric (r,) over the resamples in which it is defined; None where that is none of them."""
-    defined = values[np.isfinite(values)]
-    tails = [(1 - LEVEL) / 2 * 100, (1 + LEVEL) / 2 * 100]
-    return [float(bound) for bound in np.percentile(defined, tails)] if len(defined) else None
-
-
-def _mean(values: Values, weights: Floats) -> Floats:
-    """Weighted mean of (n,) values in each resample."""
+def weighted_mean(values: Values, weights: Floats) -> Floats:
+    """Mean of (n,) values in each resample (r,)."""
     return weights @ values.astype(np.float64) / weights.sum(1)
 
 
+def weighted_ece(confidence: Values, right: Values, weights: Floats) -> Floats:
+    """Expected calibration error (r,): mean gap between confidence and frequency over `ECE_BINS` bins of equal width.
+
+    Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015.
+    """
+    edges = np.linspace(0, 1, ECE_BINS + 1)[1:-1]
+    bins = np.digitize(confidence, edges)[:, None] == np.arange(ECE_BINS)
+    gaps = weights @ (bins * (confidence - right)[:, None])
+    return np.abs(gaps).sum(1) / weights.sum(1)
+
+
 def _ranking(truth: Values, probability: Values, weights: Floats) -> dict[str, Floats]:
-    """AUROC (a tie counts half) and average precision from the weights at each distinct probability, descending."""
+    """AUROC (a tie counts half), average precision and sensitivity from the weights at each distinct probability."""
     order = np.argsort(-probability, kind="stable")
     starts = np.flatnonzero(np.diff(probability[order], prepend=np.inf))
     ordered, is_positive = weights[:, order], truth[order]
     positive = np.add.reduceat(ordered * is_positive, starts, axis=1)
     negative = np.add.reduceat(ordered * (1 - is_positive), starts, axis=1)
-    positives_so_far = positive.cumsum(1)
-    positives = positives_so_far[:, -1]
-    pairs = positives * negative.sum(1)
+    positives_so_far, negatives_so_far = positive.cumsum(1), negative.cumsum(1)
+    positives, negatives = positives_so_far[:, -1], negatives_so_far[:, -1]
+    pairs = positives * negatives
     wins = (negative * (positives_so_far - positive / 2)).sum(1)
-    records_so_far = positives_so_far + negative.cumsum(1)
+    records_so_far = positives_so_far + negatives_so_far
     precision = np.divide(positives_so_far, records_so_far, out=np.zeros_like(positive), where=records_so_far > 0)
+    # Counts are whole numbers: this much keeps the rounding of the product out of the comparison.
+    specific = negatives_so_far <= (1 - SPECIFICITY) * negatives[:, None] + 1e-9
     undefined = np.full(len(weights), np.nan)
     return {
         "auroc": np.divide(wins, pairs, out=undefined.copy(), where=pairs > 0),
-        "auprc": np.divide((positive * precision).sum(1), positives, out=undefined, where=pairs > 0),
+        "auprc": np.divide((positive * precision).sum(1), positives, out=undefined.copy(), where=pairs > 0),
+        "sensitivity_at_90_specificity": np.divide(
+            (positives_so_far * specific).max(1), positives, out=undefined, where=pairs > 0
+        ),
     }
 
 
-def _f1(truth: Values, decided: Values, weights: Floats) -> tuple[Floats, Floats]:
-    """F1 of each class, 0 where it is neither there nor predicted, and the weight of its labels; each (r, c).
+def _f1(truth: Values, decided: Values, weights: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """F1 of each class, 0 where it is neither there nor predicted, and weights of labels, predictions and hits; each (r, c).
 
     Args:
         truth: (n, c) whether the label is the class.
@@ -180,7 +248,8 @@ def _f1(truth: Values, decided: Values, weights: Floats) -> tuple[Floats, Floats
     """
     there, found = weights @ truth.astype(np.float64), weights @ decided.astype(np.float64)
     hits = weights @ (truth & decided).astype(np.float64)
-    return np.divide(2 * hits, there + found, out=np.zeros_like(hits), where=there + found > 0), there
+    f1 = np.divide(2 * hits, there + found, out=np.zeros_like(hits), where=there + found > 0)
+    return f1, there, found, hits
 
 
 def _macro(f1: Floats, there: Floats) -> Floats:

@@ -17,6 +17,9 @@ PROBABILITY = {"arrhythmia": "arrhythmia_probability"}
 ARRHYTHMIA_PROBABILITIES = "arrhythmia_probabilities"
 """Probability of every class, in the order of the taxonomy."""
 
+ARRHYTHMIA_SET = "arrhythmia_set"
+"""Names of the classes that are to hold the truth, in the order of the taxonomy."""
+
 DETECTED_RR = "rr_detected_ms"
 """Median of the detected RR intervals: the baseline of the task rr."""
 
@@ -25,6 +28,9 @@ CONDITION = ("perturbation", "strength")
 
 REFUSED = "refused"
 """Whether the default quality policy would have excluded the perturbed record."""
+
+CART = "cart_id"
+"""ECG machine, where the dataset knows it."""
 
 DECISION_THRESHOLD = 0.5
 """A binary task's class 1 is predicted from this probability on."""

@@ -1,4 +1,4 @@
-"""Metrics of the five tasks from a predictions file, with the constant and the linear baseline beside them.
+"""Metrics of the five tasks from a predictions file, with the constant and other predictors beside them.
 
 Macro-F1 is the mean over the classes that occur among the labels of the split: a class that nobody has could only be
 scored 0, which says more about the split than about the model. The constant is measured alike. The score, 0 for the
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sklearn import metrics as sk
 
-from ecgmoe.evaluation.bootstrap import paired_intervals, patient_intervals
+from ecgmoe.evaluation.bootstrap import LIMITS_SD, SPECIFICITY, paired_intervals, patient_intervals, weighted_ece
 from ecgmoe.evaluation.columns import DECISION_THRESHOLD, DETECTED_RR
 from ecgmoe.evaluation.constant import Constants, prior_of
 from ecgmoe.evaluation.known import known_arrays
@@ -33,7 +33,7 @@ def evaluate(
     constants: Constants,
     tasks: Sequence[Task],
     *,
-    linear: Mapping[str, Values] | None = None,
+    beside: Mapping[str, Mapping[str, Values]] | None = None,
     intervals: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -43,13 +43,13 @@ def evaluate(
         predictions: as `evaluation.predictions.prediction_table` makes it.
         constants: fitted on the training split.
         tasks: those of the model.
-        linear: predictions of the linear baseline by task, for every row of `predictions`; None shows none of it.
+        beside: other predictors by name: their predictions by task, for every row of `predictions`.
         intervals: add 95 % patient-level bootstrap intervals ("<metric>_ci": [low, high]).
         seed: of the bootstrap.
 
     Returns:
-        {"tasks": {task: {"n", metrics..., "constant": {metrics...}, "linear": {metrics..., differences...}}}}; a metric
-        that is not defined (AUROC of one class only) is None, so is "linear" where that baseline could not be fitted,
+        {"tasks": {task: {"n", metrics..., "constant": {metrics...}, "beside": {name: {metrics..., differences...}}}}}; a
+        metric that is not defined (AUROC of one class only) is None, so is a predictor that has no predictions of a task,
         and a task without labels is absent.
 
     Raises:
@@ -69,13 +69,15 @@ def evaluate(
         if task.kind == "binary":
             # The best constant for the F1 of class 1 says 1 every time, even where 0 is the commoner class.
             entry["constant"]["f1_binary"] = measure(truth, np.ones(len(truth)))["f1_binary"]
-        if linear is not None:
-            entry["linear"] = None
-            if task.name in linear:
-                other = linear[task.name][rows]
-                entry["linear"] = _compared(measure, truth, predicted, other)
-                if intervals:
-                    entry["linear"] |= paired_intervals(task.kind, truth, predicted, other, patient, seed=seed)
+        for name, values in (beside or {}).items():
+            others = entry.setdefault("beside", {})
+            if task.name not in values:
+                others[name] = None
+                continue
+            other = values[task.name][rows]
+            others[name] = _compared(measure, truth, predicted, other)
+            if intervals:
+                others[name] |= paired_intervals(task.kind, truth, predicted, other, patient, seed=seed)
         if task.name == "rr":
             entry |= _rr_context(predictions.filter(pa.array(rows)), truth)
         result[task.name] = entry
@@ -114,29 +116,60 @@ def _rr_context(known: pa.Table, truth: Values) -> dict[str, Any]:
 
 
 def regression(truth: Values, predicted: Values) -> Metrics:
-    """MAE in the unit of the label."""
-    return {"mae": float(sk.mean_absolute_error(truth, predicted))}
+    """MAE, RMSE, bias and limits of agreement in the unit of the label (`bootstrap.weighted_regression` defines them)."""
+    error = predicted - truth
+    bias, spread = float(error.mean()), float(error.std(ddof=1)) if len(error) > 1 else 0.0
+    return {
+        "mae": float(sk.mean_absolute_error(truth, predicted)),
+        "rmse": float(sk.root_mean_squared_error(truth, predicted)),
+        "bias": bias,
+        "loa_low": bias - LIMITS_SD * spread,
+        "loa_high": bias + LIMITS_SD * spread,
+    }
 
 
 def binary(truth: Values, probability: Values) -> Metrics:
-    """AUROC, AUPRC, macro-F1 and F1 of class 1; no AUROC and AUPRC where there is one class only."""
+    """AUROC, AUPRC, sensitivity at a specificity of 0.9, macro-F1, F1 of class 1 and ECE.
+
+    The first three are None where there is one class only.
+    """
     both = 0 < truth.sum() < len(truth)
     decided = (probability >= DECISION_THRESHOLD).astype(int)
     return {
         "auroc": float(sk.roc_auc_score(truth, probability)) if both else None,
         "auprc": float(sk.average_precision_score(truth, probability)) if both else None,
+        "sensitivity_at_90_specificity": sensitivity(truth, probability) if both else None,
         "f1_macro": float(sk.f1_score(truth, decided, average="macro", labels=np.unique(truth), zero_division=0)),
         "f1_binary": float(sk.f1_score(truth, decided, zero_division=0)),
+        "ece": expected_calibration_error(truth, probability),
     }
 
 
+def sensitivity(truth: Values, probability: Values) -> float:
+    """The highest sensitivity among thresholds with a specificity of at least `SPECIFICITY`."""
+    false_positives, true_positives, _ = sk.roc_curve(truth, probability, drop_intermediate=False)
+    # The rates are ratios of counts: this much is below any step of them.
+    return float(true_positives[false_positives <= 1 - SPECIFICITY + 1e-12].max())
+
+
+def expected_calibration_error(right: Values, confidence: Values) -> float:
+    """Mean gap between confidence and frequency over 15 bins of equal width, 0 for a calibrated predictor.
+
+    Args:
+        right: (n,) 1 where what the confidence is of came true.
+        confidence: (n,) probabilities.
+    """
+    return float(weighted_ece(confidence, right, np.ones((1, len(right))))[0])
+
+
 def multiclass(truth: Values, probabilities: Values) -> Metrics:
-    """Accuracy, macro-F1 over the classes among the labels, and log-loss."""
+    """Accuracy, macro-F1 over the classes among the labels, log-loss, and ECE of the likeliest class."""
     decided = probabilities.argmax(1)
     return {
         "accuracy": float(sk.accuracy_score(truth, decided)),
         "f1_macro": float(sk.f1_score(truth, decided, average="macro", labels=np.unique(truth), zero_division=0)),
         "log_loss": float(sk.log_loss(truth, probabilities, labels=np.arange(probabilities.shape[1]))),
+        "ece": expected_calibration_error(decided == truth, probabilities.max(1)),
     }
 
 

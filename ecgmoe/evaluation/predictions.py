@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ecgmoe.evaluation.columns import ARRHYTHMIA_PROBABILITIES, PREDICTION, PROBABILITY, label_column
+from ecgmoe.evaluation.columns import ARRHYTHMIA_PROBABILITIES, CART, PREDICTION, PROBABILITY, label_column
 from ecgmoe.tasks import Task
 
 
@@ -56,5 +56,5 @@ def prediction_table(
         tasks: those of the model.
         more: further columns, such as rr_detected_ms.
     """
-    identity = {name: labels[name] for name in ("study_id", "patient_id", "path", "rr_source")}
+    identity = {name: labels[name] for name in ("study_id", "patient_id", "path", "rr_source", CART)}
     return pa.table({**identity, **prediction_columns(values, tasks), **label_columns(labels, tasks), **more})

@@ -1,4 +1,4 @@
-"""The table of the tasks with both baselines beside the model, for a terminal and for files."""
+"""The table of the tasks with the baselines and other predictors beside the model, for a terminal and for files."""
 
 from __future__ import annotations
 
@@ -8,36 +8,77 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ecgmoe.evaluation.absent import absent_lines
 from ecgmoe.tasks import TASK_NAMES, task_table
 
-HIGHER = {"auroc", "auprc", "f1_macro", "f1_binary", "accuracy"}
+HIGHER = {"auroc", "auprc", "sensitivity_at_90_specificity", "f1_macro", "f1_binary", "accuracy"}
+NEAR_ZERO = {"bias", "loa_low", "loa_high"}
+IN_UNIT = {"mae", "rmse", *NEAR_ZERO}
 SHOWN = ("mae", "auroc", "auprc", "f1_macro", "f1_binary", "accuracy", "log_loss")
+"""Metrics of the table for a terminal, in order; the files have `METRICS`."""
+METRICS = (
+    "mae",
+    "rmse",
+    "bias",
+    "loa_low",
+    "loa_high",
+    "auroc",
+    "auprc",
+    "sensitivity_at_90_specificity",
+    "f1_macro",
+    "f1_binary",
+    "accuracy",
+    "log_loss",
+    "ece",
+)
+READABLE = {
+    "loa_low": "lower limit of agreement",
+    "loa_high": "upper limit of agreement",
+    "sensitivity_at_90_specificity": "sensitivity at 0.9 specificity",
+    "ece": "calibration error",
+}
 UNITS = {task.name: task.unit for task in task_table()}
-HEADER = ("task", "n", "metric", "better", "model", "95 % interval", "constant", "linear", "remark")
+LINEAR = "linear"
+"""Name of the linear baseline among the predictors beside the model."""
 CSV_HEADER = ("task", "metric", "unit", "better", "predictor", "n", "value", "ci_low", "ci_high")
 RESEARCH_ONLY = "Research use only: never a diagnosis."
 
 
-def measured(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Every (task, metric, the task's values), in the order of the table."""
+def measured(
+    metrics: Mapping[str, Any], names: Sequence[str] = METRICS
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Every (task, metric, the task's values) of these metrics, in the order of the table."""
     for task in TASK_NAMES:
         values = metrics["tasks"].get(task, {})
-        yield from ((task, metric, values) for metric in SHOWN if metric in values)
+        yield from ((task, metric, values) for metric in names if metric in values)
 
 
-def rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """One row per task and metric, in the order of `HEADER`, rounded for reading."""
+def predictors(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the predictors beside the model, in their order."""
+    return tuple(dict.fromkeys(name for values in metrics["tasks"].values() for name in values.get("beside", {})))
+
+
+def header(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the columns of `rows`."""
+    return ("task", "n", "metric", "better", "model", "95 % interval", "constant", *predictors(metrics), "remark")
+
+
+def rows(metrics: Mapping[str, Any], names: Sequence[str] = SHOWN) -> list[tuple[str, ...]]:
+    """One row per task and metric, in the order of `header`, rounded for reading."""
     table: list[tuple[str, ...]] = []
-    for task, metric, values in measured(metrics):
+    beside = predictors(metrics)
+    for task, metric, values in measured(metrics, names):
         interval = values.get(f"{metric}_ci")
-        start = (task, str(values["n"]), _with_unit(metric, task), _better(metric))
+        start = (task, str(values["n"]), with_unit(metric, task), _better(metric))
         shown = f"{number(interval[0])} .. {number(interval[1])}" if interval else ""
-        others = (number((values.get(name) or {}).get(metric)) for name in ("constant", "linear"))
-        table.append((*start, number(values[metric]), shown, *others, values.get("note", "")))
+        others = [(values.get("beside", {}).get(name) or {}).get(metric) for name in beside]
+        constant = values["constant"].get(metric)
+        remark = values.get("note", "")
+        table.append((*start, number(values[metric]), shown, *map(number, [constant, *others]), remark))
         baseline = values.get("median_detected_rr", {})
         if metric in baseline:
             remark = f"detector's median: {number(baseline[metric])}"
-            table.append((task, str(baseline["n"]), *start[2:], "", "", "", "", remark))
+            table.append((task, str(baseline["n"]), *start[2:], *[""] * (3 + len(beside)), remark))
     return table
 
 
@@ -45,26 +86,28 @@ def csv_rows(metrics: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """One row per task, metric and predictor, in the order of `CSV_HEADER`, in full precision."""
     table: list[tuple[Any, ...]] = []
     for task, metric, values in measured(metrics):
-        start = (task, metric, UNITS[task] if metric == "mae" else "", _better(metric))
+        start = (task, metric, UNITS[task] if metric in IN_UNIT else "", _better(metric))
         low, high = values.get(f"{metric}_ci") or (None, None)
         table.append((*start, "model", values["n"], values[metric], low, high))
-        for predictor in ("constant", "linear", "median_detected_rr"):
-            other = values.get(predictor) or {}
-            if metric in other:
-                table.append((*start, predictor, other.get("n", values["n"]), other[metric], None, None))
-        linear = values.get("linear") or {}
-        if (name := f"{metric}_difference") in linear:
-            low, high = linear.get(f"{name}_ci") or (None, None)
-            table.append((*start, "model - linear", values["n"], linear[name], low, high))
+        beside = {name: found or {} for name, found in values.get("beside", {}).items()}
+        others = {"constant": values["constant"], **beside}
+        for predictor, found in [*others.items(), ("median_detected_rr", values.get("median_detected_rr", {}))]:
+            if metric in found:
+                table.append((*start, predictor, found.get("n", values["n"]), found[metric], None, None))
+        for predictor, found in beside.items():
+            if (name := f"{metric}_difference") in found:
+                low, high = found.get(f"{name}_ci") or (None, None)
+                table.append((*start, f"model - {predictor}", values["n"], found[name], low, high))
     return table
 
 
 def footnotes(metrics: Mapping[str, Any]) -> list[str]:
-    """What stands below the table: what the linear baseline is, and why a task of the table has none."""
-    if "linear" not in metrics:
-        return []
-    about = metrics["linear"]
-    lines = [
+    """What stands below the table: what it has no figures for, what the linear baseline is, and why a task has none."""
+    lines = absent_lines(metrics)
+    if LINEAR not in metrics:
+        return lines
+    about = metrics[LINEAR]
+    lines += [
         f"linear: ridge and logistic regression on {about['statistics']} statistics of rhythm and amplitude of "
         f"{about['training_records']:,} training records."
     ]
@@ -74,8 +117,8 @@ def footnotes(metrics: Mapping[str, Any]) -> list[str]:
 
 def text_table(metrics: Mapping[str, Any], title: str, notes: Sequence[str] = ()) -> str:
     """The table for a terminal: a title, the notes that a reader must see, and the rows."""
-    table = [HEADER, *rows(metrics)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEADER))]
+    table = [header(metrics), *rows(metrics)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     lines.insert(1, "-" * max(len(line) for line in lines))
     return "\n".join([title, *(f"! {note}" for note in notes), "", *lines, *_apart(footnotes(metrics))])
@@ -83,7 +126,8 @@ def text_table(metrics: Mapping[str, Any], title: str, notes: Sequence[str] = ()
 
 def markdown_table(metrics: Mapping[str, Any], title: str, notes: Sequence[str] = ()) -> str:
     """The same table in Markdown."""
-    lines = [f"# {title}", "", *(f"**{note}**  " for note in notes), "", _cells(HEADER), _cells(["---"] * len(HEADER))]
+    names = header(metrics)
+    lines = [f"# {title}", "", *(f"**{note}**  " for note in notes), "", _cells(names), _cells(["---"] * len(names))]
     below = _apart([f"{note}  " for note in footnotes(metrics)])
     return "\n".join([*lines, *(_cells(row) for row in rows(metrics)), *below, "", RESEARCH_ONLY, ""])
 
@@ -115,15 +159,19 @@ def _apart(lines: list[str]) -> list[str]:
 
 
 def _better(metric: str) -> str:
+    if metric in NEAR_ZERO:
+        return "near 0"
     return "higher" if metric in HIGHER else "lower"
 
 
-def _with_unit(metric: str, task: str) -> str:
-    return f"{metric} ({UNITS[task]})" if metric == "mae" else metric
+def with_unit(metric: str, task: str) -> str:
+    """A metric as a reader wants it named, with the task's unit where it has one."""
+    name = READABLE.get(metric, metric)
+    return f"{name} ({UNITS[task]})" if metric in IN_UNIT else name
 
 
 def number(value: float | None) -> str:
-    """A figure with about four digits; "-" where it is not defined."""
+    """Four digits that count, and "-" for what is not defined."""
     return "-" if value is None else f"{value:.{decimals(value)}f}"
 
 

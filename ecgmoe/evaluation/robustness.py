@@ -10,13 +10,14 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgmoe.ecg.perturb import CLEAN, PERTURBATIONS, Condition
-from ecgmoe.evaluation.bootstrap import Floats, interval, resampled
+from ecgmoe.evaluation.bootstrap import WEIGHTED, Floats, interval, resampled
 from ecgmoe.evaluation.columns import REFUSED
 from ecgmoe.evaluation.constant import Constants
 from ecgmoe.evaluation.known import known_arrays
@@ -96,7 +97,8 @@ def points_of(
         for task in (task for task in true if task.name in measured):
             values = measured[task.name]
             _, truth, predicted, patient = known_arrays(task, table)
-            draws = resampled(task.kind, truth, predicted, patient, seed=seed)
+            measure = partial(WEIGHTED[task.kind], truth, predicted)
+            draws = resampled(measure, patient, seed=seed)
             if condition == CLEAN:
                 clean[task.name] = values, draws
             before, draws_before = clean[task.name]

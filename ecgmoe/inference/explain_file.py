@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from ecgmoe.ecg.quality_policy import QualityFault, QualityPolicy
-from ecgmoe.ecg.read import UsableRecord, find_record, read_usable
+from ecgmoe.ecg.quality_policy import QualityPolicy
 from ecgmoe.ecg.reader_options import ReaderOptions
-from ecgmoe.ecg.record import RecordFault
 from ecgmoe.inference.explanation import Explanation, explain
 from ecgmoe.inference.explanation_picture import explained_png
+from ecgmoe.inference.one_record import one_record, read_one
 from ecgmoe.inference.predictor import Predictor, check_model
 from ecgmoe.pipeline.store import Store
 
@@ -41,12 +38,12 @@ def explain_file(
         ValueError: there is no such recording, it cannot be used, or the model has no such task.
     """
     check_model(model)
-    path = _one_record(source)
+    path = one_record(source)
     predictor = Predictor(model)
     tasks = [each.name for each in predictor.tasks]
     if task not in tasks:
         raise ValueError(f"{model} has no task {task!r}: choose one of {', '.join(tasks)}")
-    record = _read(path, reader or ReaderOptions(), policy or QualityPolicy())
+    record = read_one(path, reader or ReaderOptions(), policy or QualityPolicy())
     explanation = explain(predictor, record)
     # A path says where a file lies, and more than a picture should tell of a machine.
     return explanation, explained_png(explanation, record, task=task, name=path.rsplit("/", 1)[-1], note=note)
@@ -74,22 +71,3 @@ def write_explanation(
     with Store(folder or ".").writing(name) as file:
         file.write(picture)
     return explanation
-
-
-def _one_record(source: str) -> str:
-    if "://" in source:
-        return source
-    if (path := find_record(source)) is not None:
-        return path
-    if Path(source).is_dir():
-        raise ValueError(f"{source} is a folder: one record is explained at a time, name it as {source}/RECORD")
-    raise ValueError(f"there is no recording {source}: give a WFDB record (its .hea beside its .dat) or a MATLAB file")
-
-
-def _read(path: str, reader: ReaderOptions, policy: QualityPolicy) -> UsableRecord:
-    try:
-        return read_usable(path, reader, policy)
-    except QualityFault as fault:
-        raise ValueError(f"{path} is excluded by the quality policy: {fault}; --quality.* says what is kept") from fault
-    except RecordFault as fault:
-        raise ValueError(f"{path} cannot be read: {fault}") from fault

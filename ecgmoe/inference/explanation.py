@@ -15,7 +15,8 @@ from ecgmoe.backbones.signal import to_millivolt
 from ecgmoe.ecg.read import UsableRecord
 from ecgmoe.ecg.record import SAMPLING_RATE_HZ
 from ecgmoe.inference.predictor import Predictor
-from ecgmoe.model.batch import ECGBatch, pad_r_peaks
+from ecgmoe.inference.record_table import batch_of
+from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.model.ecg_moe import Routing
 from ecgmoe.model.frontend import cut_beats
@@ -77,12 +78,7 @@ def _probability(value: float) -> str:
 
 def explain(predictor: Predictor, record: UsableRecord) -> Explanation:
     """Predict one record, and keep where each prediction came from."""
-    batch = ECGBatch(
-        signal=torch.from_numpy(record.signal)[None],
-        r_peaks=pad_r_peaks([torch.from_numpy(record.r_peaks)]),
-        study_id=torch.zeros(1, dtype=torch.int64),
-        patient_id=torch.zeros(1, dtype=torch.int64),
-    )
+    batch = batch_of([record])
     output = predictor.output(batch)
     config, routing = predictor.model.config, output.routing
     names = [task.name for task in predictor.tasks]

@@ -1,210 +1,231 @@
-"""Predictions of WFDB records through Ray Data: a folder, or one record."""
+"""Predictions of recordings through Ray Data: of a folder, of a table of paths, or of one record.
+
+The records are cut into blocks in the order of their paths. Each block is one task and one atomic write to OUT.parts, and OUT
+is written from these at the end. So an interrupted job goes on with the blocks that are not there, and what comes out does
+not depend on interruptions or on the number of workers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
+import ecgmoe
 from ecgmoe.config_tools import to_dict
-from ecgmoe.datasets.index import build_index
-from ecgmoe.datasets.tables import folder_exists
 from ecgmoe.ecg.quality_policy import QualityPolicy
-from ecgmoe.ecg.read import find_record, read_usable
+from ecgmoe.ecg.read import UsableRecord, read_usable
 from ecgmoe.ecg.reader_options import ReaderOptions
-from ecgmoe.ecg.record import N_LEADS, N_SAMPLES, RecordFault
-from ecgmoe.evaluation.predictions import prediction_columns
-from ecgmoe.inference.predictor import Predictor, check_model
-from ecgmoe.model.batch import ECGBatch, pad_r_peaks
-from ecgmoe.model.folder import WEIGHTS
+from ecgmoe.ecg.record import RecordFault
+from ecgmoe.inference.about_model import AboutModel, about_model
+from ecgmoe.inference.predictions_file import KINDS, part_name, rows_in_order, write_rows
+from ecgmoe.inference.predictor import Predictor
+from ecgmoe.inference.record_list import list_source
+from ecgmoe.inference.record_table import REASON, predict_records, record_schema
 from ecgmoe.pipeline.nodes import refuse_local, require_here
 from ecgmoe.pipeline.ray_data import actors, map_shards
-from ecgmoe.pipeline.store import Store, digest_of, file_stamp
+from ecgmoe.pipeline.reasons import FrequentReasons
+from ecgmoe.pipeline.shards import default_shard_rows
+from ecgmoe.pipeline.store import Store, digest_of
 
-BLOCK_RECORDS = 32
-REASON = "reason"
-"""Column that says why a record has no prediction; null where it has one."""
+BATCH = 32
+"""Records that are in memory, and pass the model, at once."""
+
+BLOCK_RECORDS = 256
+"""Most records of a block, which is what a kill loses of each worker's work."""
+
+PLAN = "plan.json"
 
 
 class PredictFiles:
     """An actor: reads a block of records and predicts those that can be used.
 
     Args:
-        root: folder of the records.
         model: model folder.
+        version: of the model.
         policy: which records are not predicted but listed with a reason.
         reader: what recordings may leave open.
-        parts: folder where each block's predictions are written too, so that they are not lost with the job; None for
-            nowhere.
+        parts: folder where the predictions of each block are written.
+        root: folder of the records; None where each is named in full.
     """
 
     def __init__(
-        self, root: str, model: str, policy: QualityPolicy, reader: ReaderOptions, parts: str | None = None
+        self,
+        *,
+        model: str,
+        version: str,
+        policy: QualityPolicy,
+        reader: ReaderOptions,
+        parts: str,
+        root: str | None = None,
     ) -> None:
-        require_here(root)
+        if root is not None:
+            require_here(root)
         require_here(model)
-        self.root, self.policy, self.reader, self.predictor = root.rstrip("/"), policy, reader, Predictor(model)
-        self.parts = Store(parts) if parts else None
+        require_here(parts, PLAN)
+        self.predictor, self.version = Predictor(model), version
+        self.policy, self.reader, self.parts = policy, reader, Store(parts)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """The block holds the column path, and block, its number, where parts are written."""
-        predicted = self.read_and_predict(block)
-        if self.parts:
-            with self.parts.writing(part_name(block["block"][0].as_py())) as file:
-                pq.write_table(predicted, file, compression="zstd")
-        return predicted
+        """The block holds path, record and block, its number; its number of records comes back."""
+        with self.parts.writing(part_name(block["block"][0].as_py())) as file:
+            pq.write_table(self.predict(block), file, compression="zstd")
+        return pa.table({"records": [len(block)]})
 
-    def read_and_predict(self, block: pa.Table) -> pa.Table:
-        """Predictions, or the reason why there is none, of every path."""
-        signals: list[torch.Tensor] = []
-        peaks: list[torch.Tensor] = []
-        reasons: list[str | None] = []
-        for path in block["path"].to_pylist():
-            try:
-                record = read_usable(f"{self.root}/{path}", self.reader, self.policy)
-            except RecordFault as fault:
-                reasons.append(str(fault))
-                continue
-            signals.append(torch.from_numpy(record.signal))
-            peaks.append(torch.from_numpy(record.r_peaks))
-            reasons.append(None)
-        return with_reasons(block["path"], reasons, self.predict(signals, peaks))
+    def predict(self, block: pa.Table) -> pa.Table:
+        """A row for every path: predictions, or the reason why there are none."""
+        tables = []
+        for start in range(0, len(block), BATCH):
+            rows = block.slice(start, BATCH)
+            records = [self._read(record) for record in rows["record"].to_pylist()]
+            tables.append(predict_records(self.predictor, self.version, rows["path"].to_pylist(), records))
+        return pa.concat_tables(tables).combine_chunks()
 
-    def predict(self, signals: list[torch.Tensor], peaks: list[torch.Tensor]) -> pa.Table:
-        """Prediction columns of the usable records."""
-        count = len(signals)
-        batch = ECGBatch(
-            # A block without any usable record still needs the columns: predict one blank record and drop it.
-            signal=torch.stack(signals) if count else torch.zeros(1, N_LEADS, N_SAMPLES, dtype=torch.int16),
-            r_peaks=pad_r_peaks(peaks) if count else torch.full((1, 1), -1, dtype=torch.int32),
-            study_id=torch.zeros(max(count, 1), dtype=torch.int64),
-            patient_id=torch.zeros(max(count, 1), dtype=torch.int64),
-        )
-        return pa.table(prediction_columns(self.predictor(batch), self.predictor.tasks)).slice(0, count)
+    def _read(self, record: str) -> UsableRecord | str:
+        try:
+            return read_usable(record, self.reader, self.policy)
+        except RecordFault as fault:
+            return str(fault)
 
 
-def with_reasons(paths: pa.ChunkedArray, reasons: list[str | None], predicted: pa.Table) -> pa.Table:
-    """Predictions back in the order of the paths, null with a reason where there is none."""
-    used = np.array([reason is None for reason in reasons])
-    position = np.where(used, np.cumsum(used) - 1, 0)
-    rows = predicted.take(pa.array(position, mask=~used))
-    return pa.table(
-        {"path": paths, **{name: rows[name] for name in rows.schema.names}, REASON: pa.array(reasons, pa.string())}
-    )
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What was written.
 
-
-def part_name(block: int) -> str:
-    """File of a block's predictions."""
-    return f"part-{block:06d}.parquet"
-
-
-def finished_parts(parts: Store) -> dict[int, pa.Table]:
-    """Predictions of the blocks that are there, by number; without those with a record that had none.
-
-    Such a record may have been mended since.
+    Attributes:
+        predicted: records with predictions.
+        refused: records with a reason instead.
+        reasons: the most frequent ones, each with its count and an example.
     """
-    finished = {}
-    for name in parts.names():
-        with parts.parquet(name) as file:
-            table = file.read()
-        if table[REASON].null_count == len(table):
-            finished[int(name.removeprefix("part-").removesuffix(".parquet"))] = table
-    return finished
 
-
-def predict_files(
-    model: str,
-    source: str,
-    policy: QualityPolicy | None = None,
-    reader: ReaderOptions | None = None,
-    parts: Store | None = None,
-) -> pa.Table:
-    """Predict every recording of a folder, or one recording.
-
-    Args:
-        model: model folder.
-        source: a folder (searched with its subfolders), or a record with or without its extension.
-        policy: which records are not predicted but listed with a reason.
-        reader: what recordings may leave open.
-        parts: folder that keeps what is predicted; what another call with the same arguments left there is taken. The
-            caller deletes it.
-
-    Returns:
-        One row per record, ordered by path; bad records have nulls and a reason.
-
-    Raises:
-        ModelFolderError: `model` is not a model folder.
-        DatasetError: there is no record.
-    """
-    check_model(model)
-    none: tuple[tuple[str, str], ...] = ()
-    alone = None if folder_exists(source) else find_record(source)
-    if alone is not None:
-        root, _, name = alone.rpartition("/")
-        root, paths, excluded = root or ".", [name], none
-    else:
-        index = build_index("wfdb", source)
-        root, paths, excluded = source, index.table["path"].to_pylist(), index.excluded
-    blocks = [block_of(number, paths) for number in range(-(-len(paths) // BLOCK_RECORDS))]
-    arguments: dict[str, Any] = {
-        "root": Store(root).root,
-        # An actor has another working directory.
-        "model": Store(model).root,
-        "policy": policy or QualityPolicy(),
-        "reader": reader or ReaderOptions(),
-    }
-    finished: dict[int, pa.Table] = {}
-    if parts is not None:
-        weights = file_stamp(Store(model).path(WEIGHTS))
-        decides = {name: to_dict(arguments[name]) for name in ("policy", "reader")}
-        parts /= digest_of([arguments["root"], paths, arguments["model"], weights, decides])[:12]
-        arguments["parts"] = parts.root
-        finished = finished_parts(parts)
-    todo = [block for number, block in enumerate(blocks) if number not in finished]
-    if finished:
-        there = sum(len(table) for table in finished.values())
-        print(f"predict: {there:,} of {len(paths):,} records are there already, continuing with the others", flush=True)
-    tables = list(finished.values())
-    if todo:
-        step = PredictFiles, {"fn_constructor_kwargs": arguments, **actors(len(todo))}
-        tables += map_shards("predict", todo, step)
-    if excluded:
-        listed = pa.table({"path": [path for path, _ in excluded], REASON: [reason for _, reason in excluded]})
-        tables.append(listed)
-    return pa.concat_tables(tables, promote_options="default").sort_by("path")
-
-
-def block_of(number: int, paths: list[str]) -> pa.Table:
-    """Block `number` of the paths, as `PredictFiles` takes it."""
-    part = paths[number * BLOCK_RECORDS : (number + 1) * BLOCK_RECORDS]
-    return pa.table({"path": part, "block": pa.array(np.full(len(part), number, dtype=np.int32))})
+    predicted: int
+    refused: int
+    reasons: tuple[str, ...]
 
 
 def write_predictions(
-    model: str, source: str, out: str, policy: QualityPolicy | None = None, reader: ReaderOptions | None = None
-) -> tuple[int, int]:
-    """Predict `source` into a Parquet file that appears when it is whole.
+    model: str,
+    source: str,
+    out: str,
+    *,
+    policy: QualityPolicy | None = None,
+    reader: ReaderOptions | None = None,
+    workers: int | None = None,
+) -> Written:
+    """Predict records into a file that appears when it is whole, one row for each, ordered by path.
 
-    Until then OUT.parts keeps what is predicted, and the same call goes on from there.
+    Until then OUT.parts keeps what is predicted, and the same call goes on from there; blocks with a record that had no
+    prediction are read again, since it may have been mended.
 
-    Returns:
-        Number of records predicted, and of records listed with a reason instead.
+    Args:
+        model: model folder.
+        source: as `list_source` takes it.
+        out: Parquet or CSV file; its columns are those of `record_schema`.
+        policy: which records are not predicted but listed with a reason.
+        reader: what recordings may leave open.
+        workers: actors; None takes as many as the cluster holds.
 
     Raises:
-        ValueError: `out` is not a Parquet file's name, or a path is local and the cluster has several nodes.
+        ValueError: `out` is no name of such a file, or a path is local and the cluster has several nodes.
+        ModelFolderError: `model` is not a model folder.
+        DatasetError: there is no record, or the table of paths cannot be used.
         StorageError: `out` cannot be written.
     """
-    if not out.endswith(".parquet"):
-        raise ValueError(f"--out {out}: the predictions are a Parquet file, give a name that ends in .parquet")
+    kind = next((kind for kind in KINDS if out.endswith(kind)), None)
+    if kind is None:
+        raise ValueError(f"--out {out}: give a name that ends in {' or '.join(KINDS)}")
     folder, _, name = out.rpartition("/")
     store = Store(folder or ("/" if out.startswith("/") else "."))
-    refuse_local(model=Store(model).root, input=Store(source).root, out=store.root)
-    table = predict_files(model, source, policy, reader, store / f"{name}.parts")
+    if Store(source).root == store.path(name):
+        raise ValueError(f"--out {out} is the input, which would be lost: choose another name")
+    about = about_model(model)
+    found = list_source(source)
+    model = Store(model).root
+    refuse_local(model=model, input=found.local, out=store.root)
+    if missing := about.not_calibrated():
+        print(f"predict: {missing}", flush=True)
+    blocks = cut(found.records)
+    # An actor has another working directory: all paths are absolute.
+    arguments: dict[str, Any] = {
+        "model": model,
+        "version": about.version,
+        "policy": policy or QualityPolicy(),
+        "reader": reader or ReaderOptions(),
+        "root": found.root,
+    }
+    decides = [ecgmoe.__version__, about.version, *(to_dict(arguments[each]) for each in ("policy", "reader"))]
+    digests = [digest_of([block[column].to_pylist() for column in ("path", "record")]) for block in blocks]
+    parts = store / f"{name}.parts" / digest_of([decides, digests])[:12]
+    parts.write_json(PLAN, {"model": model, "model_version": about.version, "input": source, "blocks": len(blocks)})
+    predict_blocks(blocks, parts, arguments, workers)
+    store.remove_partial_of(name)
+    summary = Summary()
+    schema = record_schema(about.tasks, about.calibration)
+    rows = rows_in_order(parts, len(blocks), found.excluded, schema, about.version)
     with store.writing(name) as file:
-        pq.write_table(table, file, compression="zstd")
+        write_rows(file, kind, summary.over(rows), schema.with_metadata(about.metadata()), _classes(about))
     store.remove(f"{name}.parts")
-    refused = len(table) - table[REASON].null_count
-    return len(table) - refused, refused
+    return summary.written()
+
+
+def _classes(about: AboutModel) -> tuple[str, ...]:
+    return next((task.classes for task in about.tasks if task.kind == "multiclass"), ())
+
+
+def cut(records: pa.Table) -> list[pa.Table]:
+    """Blocks as `PredictFiles` takes them, in the order of the records."""
+    size = default_shard_rows(len(records), BLOCK_RECORDS)
+    blocks = [records.slice(start, size) for start in range(0, len(records), size)]
+    return [
+        block.append_column("block", pa.array(np.full(len(block), number, dtype=np.int32)))
+        for number, block in enumerate(blocks)
+    ]
+
+
+def predict_blocks(blocks: list[pa.Table], parts: Store, arguments: dict[str, Any], workers: int | None) -> None:
+    """Predict the blocks that are not there yet."""
+    there = set(parts.names())
+    finished = {
+        number for number in range(len(blocks)) if part_name(number) in there and not _has_reasons(parts, number)
+    }
+    todo = [block for number, block in enumerate(blocks) if number not in finished]
+    if finished:
+        done, records = sum(len(blocks[number]) for number in finished), sum(map(len, blocks))
+        print(f"predict: {done:,} of {records:,} records are there already, continuing with the others", flush=True)
+    if todo:
+        resources = actors(len(todo), workers=workers)
+        step = PredictFiles, {"fn_constructor_kwargs": {**arguments, "parts": parts.root}, **resources}
+        for _ in map_shards("predict", todo, step, records=lambda table: table["records"][0].as_py()):
+            pass
+
+
+def _has_reasons(parts: Store, number: int) -> bool:
+    with parts.parquet(part_name(number)) as file:
+        reasons = file.read(columns=[REASON])[REASON]
+    return reasons.null_count < len(reasons)
+
+
+class Summary:
+    """Counts rows on their way."""
+
+    def __init__(self) -> None:
+        self._rows = self._refused = 0
+        self._reasons = FrequentReasons()
+
+    def over(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """The same tables, counted."""
+        for table in tables:
+            self._rows += len(table)
+            for path, reason in zip(table["path"].to_pylist(), table[REASON].to_pylist(), strict=True):
+                if reason is not None:
+                    self._refused += 1
+                    self._reasons.add(path, reason)
+            yield table
+
+    def written(self) -> Written:
+        """The counts."""
+        return Written(predicted=self._rows - self._refused, refused=self._refused, reasons=tuple(self._reasons.most()))

@@ -31,7 +31,7 @@ from ecgmoe.inference.predictor import Predictor
 from ecgmoe.model.batch import ECGBatch, pad_r_peaks
 from ecgmoe.model.folder import CONFIG, WEIGHTS
 from ecgmoe.pipeline.nodes import refuse_local, require_here
-from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.prepared import PreparedData, split_rows
 from ecgmoe.pipeline.ray_data import actors, map_shards
 from ecgmoe.pipeline.schema import shard_name
 from ecgmoe.pipeline.store import Store, digest_of
@@ -144,17 +144,25 @@ def as_table(condition: Condition, columns: Columns, labels: pa.Table, predictor
 
 
 def predict_perturbed(
-    models: Mapping[str, str], data: str, split: str, conditions: Sequence[Condition], *, seed: int, out: Store
+    models: Mapping[str, str],
+    data: str,
+    split: str,
+    conditions: Sequence[Condition],
+    *,
+    seed: int,
+    out: Store,
+    leave_out: npt.NDArray[np.int64] | None = None,
 ) -> None:
     """Predict a split under every condition with every model; what is there already is left.
 
     Args:
         models: model folder by run.
         data: prepared folder.
-        split: "validation" or "test".
+        split: "validation", "test", or "all" records.
         conditions: the first is `CLEAN`.
         seed: of the perturbations.
         out: folder for the plan and the predictions.
+        leave_out: study_id of records that are not predicted.
 
     Raises:
         ValueError: the split is empty, the folder holds what another call decided otherwise, or a path is local and the
@@ -164,10 +172,12 @@ def predict_perturbed(
     prepared = PreparedData(data)
     refuse_local(data=prepared.store.root, out=out.root, storage=next(iter(models.values())))
     labels = prepared.labels()
-    labels = labels.filter(pc.equal(labels["split"], split))
+    labels = labels.take(pa.array(split_rows(labels, split)))
+    if leave_out is not None:
+        labels = labels.filter(pa.array(~np.isin(labels["study_id"].to_numpy(), leave_out)))
     if not len(labels):
         raise ValueError(f"{data} has no record in the split {split!r}")
-    refuse_other_plan(out, plan_of(models, prepared, split, conditions, seed))
+    refuse_other_plan(out, plan_of(models, prepared, labels, conditions, seed))
     there = [set((out / PREDICTIONS / run).names()) for run in models]
     numbers = [each for each in pc.unique(labels["shard"]).to_pylist() if not all(shard_name(each) in t for t in there)]
     shards = [labels.filter(pc.equal(labels["shard"], number)) for number in numbers]
@@ -184,14 +194,14 @@ def predict_perturbed(
 
 
 def plan_of(
-    models: Mapping[str, str], data: PreparedData, split: str, conditions: Sequence[Condition], seed: int
+    models: Mapping[str, str], data: PreparedData, labels: pa.Table, conditions: Sequence[Condition], seed: int
 ) -> dict[str, Any]:
-    """All that decides the predictions."""
+    """All that decides the predictions of the records of `labels`."""
     return {
         "version": PERTURB_VERSION,
-        "split": split,
         "seed": seed,
         "data": {key: data.manifest[key] for key in ("dataset", "records_key", "labels_sha256")},
+        "records": digest_of(labels["study_id"].to_pylist())[:16],
         "models": {
             run: digest_of([Store(folder).sha256(name) for name in (CONFIG, WEIGHTS)])[:16]
             for run, folder in models.items()

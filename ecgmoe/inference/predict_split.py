@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -10,7 +11,7 @@ from ecgmoe.evaluation.columns import routing_column
 from ecgmoe.evaluation.predictions import prediction_table
 from ecgmoe.inference.predictor import Predictor
 from ecgmoe.pipeline.nodes import refuse_local, require_here
-from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.prepared import PreparedData, split_rows
 from ecgmoe.pipeline.ray_data import actors, map_shards
 from ecgmoe.training.loader import BatchReader
 
@@ -44,13 +45,14 @@ class PredictShard:
         return prediction_table(values, labels, self.predictor.tasks, **more)
 
 
-def predict_split(model: str, data: str, split: str) -> pa.Table:
+def predict_split(model: str, data: str, split: str, leave_out: npt.NDArray[np.int64] | None = None) -> pa.Table:
     """Predict every record of a split.
 
     Args:
         model: folder of a trained model; its cached backbones are computed from the waveform.
         data: prepared folder.
-        split: "train", "validation" or "test".
+        split: "train", "validation", "test", or "all" records.
+        leave_out: study_id of records that are not predicted.
 
     Returns:
         Predictions with labels, ordered by study_id.
@@ -60,7 +62,9 @@ def predict_split(model: str, data: str, split: str) -> pa.Table:
     """
     refuse_local(data=data, model=model)
     labels = PreparedData(data).labels()
-    labels = labels.filter(pc.equal(labels["split"], split))
+    labels = labels.take(pa.array(split_rows(labels, split)))
+    if leave_out is not None:
+        labels = labels.filter(pa.array(~np.isin(labels["study_id"].to_numpy(), leave_out)))
     if not len(labels):
         raise ValueError(f"{data} has no record in the split {split!r}")
     shards = [labels.filter(pc.equal(labels["shard"], shard)) for shard in pc.unique(labels["shard"])]

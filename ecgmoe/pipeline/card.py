@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgmoe.datasets.schema import SPLITS, UNUSED
+from ecgmoe.datasets.schema import SPLITS, UNUSED, StudyIndex
 from ecgmoe.ecg.rhythm import TAXONOMIES
 from ecgmoe.pipeline.card_page import Example, Names, render
 from ecgmoe.pipeline.config import ROW_GROUP_ROWS
@@ -55,7 +55,7 @@ EXAMPLES = 4
 def write_card(
     store: Store,
     manifest: dict[str, Any],
-    funnel: Sequence[tuple[str, int]],
+    index: StudyIndex,
     labels: pa.Table,
     stored: pa.Table,
     exclusions: Sequence[Exclusion],
@@ -65,19 +65,19 @@ def write_card(
     Args:
         store: the prepared folder, whose shards are all there.
         manifest: what will be written as manifest.json.
-        funnel: (step, studies left) of the dataset reader.
+        index: what the dataset reader delivered.
         labels: rows of `LABEL_SCHEMA`.
         stored: the columns of `RECORD_SCHEMA` that hold no waveform, in the same order.
         exclusions: every study that was left out.
     """
-    card = summary(manifest, funnel, labels, stored, exclusions)
+    card = summary(manifest, index, labels, stored, exclusions)
     store.write_json("card.json", card)
     store.write_text("card.html", render(card, NAMES, _examples(store, labels)))
 
 
 def summary(
     manifest: dict[str, Any],
-    funnel: Sequence[tuple[str, int]],
+    index: StudyIndex,
     labels: pa.Table,
     stored: pa.Table,
     exclusions: Sequence[Exclusion],
@@ -86,7 +86,7 @@ def summary(
     by_stage = Counter(stage for _, stage, _ in exclusions)
     readable = manifest["studies"] - by_stage["read"]
     steps = [
-        *funnel,
+        *index.funnel,
         ("read as an ECG", readable),
         ("let through by the quality policy", readable - by_stage["quality"]),
     ]
@@ -107,6 +107,7 @@ def summary(
         "classes": {
             column: {split: _class_counts(labels, column, split) for split in splits} for column in NAMES.classes
         },
+        "unmapped": dict(index.unmapped),
         "class_names": {column: list(names) for column, names in NAMES.classes.items()},
         "distributions": {column: distribution(labels[column]) for column in NAMES.distributions},
         "flags": {name: _share(labels[name] if name in labels.column_names else stored[name]) for name in NAMES.flags},

@@ -14,7 +14,7 @@ from ecgmoe.ecg.reader_options import ReaderOptions
 ROW_GROUP_ROWS = 32
 """Rows per row group: records lie in the order of a hash of study_id, so a row group is a random sample of the data."""
 
-DatasetName = Literal["simulated", "mimic-iv-ecg", "ptbxl", "wfdb"]
+DatasetName = Literal["simulated", "mimic-iv-ecg", "ptbxl", "ludb", "cinc2021", "wfdb"]
 
 
 @dataclass(frozen=True, kw_only=True)

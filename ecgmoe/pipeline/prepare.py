@@ -19,11 +19,12 @@ from ecgmoe.datasets.index import build_index
 from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.schema import DatasetError, StudyIndex
 from ecgmoe.datasets.tables import folder_exists
-from ecgmoe.pipeline.card import general_reason, write_card
+from ecgmoe.pipeline.card import write_card
 from ecgmoe.pipeline.config import DatasetName, PrepareConfig
 from ecgmoe.pipeline.labels import label_table
 from ecgmoe.pipeline.nodes import refuse_local
 from ecgmoe.pipeline.ray_data import map_shards
+from ecgmoe.pipeline.reasons import FrequentReasons
 from ecgmoe.pipeline.record_shard import Exclusion, PrepareShard, shard_metadata, stored_columns
 from ecgmoe.pipeline.scale import announce
 from ecgmoe.pipeline.schema import EXCLUSION_SCHEMA, RECORD_SCHEMA, SCHEMA_VERSION, shard_name
@@ -235,18 +236,18 @@ def finish(store: Store, index: StudyIndex, plan: dict[str, Any], config: Prepar
         "excluded": len(exclusions),
         "splits": dict(sorted(Counter(labels["split"].to_pylist()).items())),
     }
-    write_card(store, manifest, index.funnel, labels, stored, exclusions)
+    write_card(store, manifest, index, labels, stored, exclusions)
     store.write_json("manifest.json", manifest)
     return manifest
 
 
 def _nothing_usable(store: Store, studies: int, exclusions: list[Exclusion]) -> str:
     """The most frequent kinds of reason, each with one record's own words, which hold the remedy."""
-    counts = Counter(general_reason(reason) for _, _, reason in exclusions)
-    examples = {general_reason(reason): f"{path}: {reason}" for path, _, reason in reversed(exclusions)}
-    reasons = "; ".join(f"{count:,} as {examples[kind]}" for kind, count in counts.most_common(3))
+    reasons = FrequentReasons()
+    for path, _, reason in exclusions:
+        reasons.add(path, reason)
     return (
-        f"none of the {studies:,} records could be used; most frequent reasons: {reasons}. "
+        f"none of the {studies:,} records could be used; most frequent reasons: {'; '.join(reasons.most())}. "
         f"{store.path('exclusions.parquet')} names every record: mend them, and prepare into another folder or delete "
         f"{store.root}"
     )

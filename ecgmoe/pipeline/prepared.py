@@ -15,6 +15,9 @@ from ecgmoe.pipeline.schema import LABEL_SCHEMA, SCHEMA_VERSION, features_of, sh
 from ecgmoe.pipeline.store import StorageError, Store
 from ecgmoe.stopwatch import Stopwatch
 
+EVERY_SPLIT = "all"
+"""Stands for every record of a folder, whatever its split."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowGroup:
@@ -115,5 +118,7 @@ def split_group(group: int) -> tuple[int, int]:
 
 
 def split_rows(labels: pa.Table, split: str) -> npt.NDArray[np.int64]:
-    """Rows of the labels table that belong to a split, in the order of the shards."""
+    """Rows of the labels table that belong to a split, or all of them for `EVERY_SPLIT`, in the order of the shards."""
+    if split == EVERY_SPLIT:
+        return np.arange(len(labels), dtype=np.int64)
     return np.flatnonzero(pc.equal(labels["split"], split).to_numpy(zero_copy_only=False)).astype(np.int64)

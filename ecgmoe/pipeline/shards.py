@@ -17,10 +17,10 @@ def mix64(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def default_shard_rows(records: int) -> int:
-    """About sixteen shards for a small dataset, 2,048 records (about 110 MB) for a large one; whole row groups."""
+def default_shard_rows(records: int, most: int = 2048) -> int:
+    """About sixteen shards for a small dataset, `most` records (2,048 are about 110 MB) for a large one; whole row groups."""
     groups = -(-records // (16 * ROW_GROUP_ROWS))
-    return min(2048, max(1, groups) * ROW_GROUP_ROWS)
+    return min(most, max(1, groups) * ROW_GROUP_ROWS)
 
 
 def plan_shards(index: pa.Table, shard_rows: int) -> list[pa.Table]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -196,6 +197,12 @@ class Store:
             # Not every store can list them, or lets us; they are never seen, and a rule of the bucket can expire them.
             with contextlib.suppress(StorageError):
                 abort(self._base)
+
+    def remove_partial_of(self, name: str) -> None:
+        """Delete what killed writers left of one file; an object store shows nothing of it. Nobody may be writing it."""
+        if self.local:
+            for path in Path(self.root).glob(f".{glob.escape(name)}.{'?' * 32}"):
+                path.unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
         """Delete a file or a folder; nothing happens where there is none."""

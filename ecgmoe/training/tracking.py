@@ -14,7 +14,8 @@ import contextlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -132,6 +133,18 @@ def knows_run(uri: str, run_id: str) -> bool:
                 raise
             return False
     return True
+
+
+def medians(uri: str, run_id: str, names: Sequence[str]) -> dict[str, float | None]:
+    """Median over the steps of each of these metrics; None where a run has none.
+
+    Raises:
+        StorageError: the tracking store cannot be read.
+    """
+    with _explained(uri):
+        client = _client(uri)
+        logged = {name: [each.value for each in client.get_metric_history(run_id, name)] for name in names}
+    return {name: statistics.median(values) if values else None for name, values in logged.items()}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

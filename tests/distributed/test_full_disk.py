@@ -22,7 +22,7 @@ from ecgmoe.config import RunConfig, tiny
 from ecgmoe.config_tools import to_dict
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.filesystem import StorageError, temporary_folder
-from ecgmoe.inference.predict_files import REASON
+from ecgmoe.inference.record_table import REASON
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.pipeline.config import PrepareConfig
 from ecgmoe.pipeline.ray_data import connect
@@ -133,7 +133,7 @@ def test_predict(made: Path, disk: Disk) -> None:
     out = disk.folder / "out.parquet"
     options = ["--model", str(made / "model"), "--input", str(made / "raw" / "files"), "--out", str(out)]
     # Room for two of the three blocks.
-    disk.fill(leave=20_000)
+    disk.fill(leave=44_000)
     refused("predict", *options, path=out)
     parts = [pq.read_table(path) for path in disk.folder.glob("out.parquet.parts/*/part-*")]
     assert 0 < len(parts) < 3

@@ -60,8 +60,8 @@ def test_the_whole_way() -> None:
     # A second one is done at once: everything is found where it was written.
     assert prepare("simulated", f"{ROOT}/raw", f"{ROOT}/data") == manifest
     assert run(small(epochs=1), name="k", storage=f"{ROOT}/runs", data=f"{ROOT}/data") == metrics
-    predicted, refused = write_predictions(f"{ROOT}/runs/k/model", f"{ROOT}/raw/files", f"{ROOT}/out/all.parquet")
-    assert predicted + refused == 96
+    done = write_predictions(f"{ROOT}/runs/k/model", f"{ROOT}/raw/files", f"{ROOT}/out/all.parquet")
+    assert done.predicted + done.refused == 96
     with Store(f"{ROOT}/out").parquet("all.parquet") as file:
         assert file.metadata.num_rows == 96
     keys = sorted(objects())

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -19,8 +21,13 @@ from mlflow import MlflowClient
 
 import jobs
 from documents import python_block
+from ecgmoe.config_tools import from_dict
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
+from ecgmoe.evaluation.calibration import Calibration
+from ecgmoe.tasks import task_table
+from external_records import write_ludb
 from jobs import job
+from prepared_examples import prepare_here
 
 pytestmark = [pytest.mark.distributed, pytest.mark.ray]
 
@@ -38,8 +45,9 @@ def my_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("my_lab")
     (folder / "my_lab.py").write_text(python_block("BACKBONES.md", "# my_lab.py"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder))
-        patch.setitem(jobs.ENVIRONMENT, "PYTHONPATH", str(folder))
+        path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+        patch.setenv("PYTHONPATH", path)
+        patch.setitem(jobs.ENVIRONMENT, "PYTHONPATH", path)
         yield
 
 
@@ -69,16 +77,49 @@ def test_the_whole_way(folder: Path, call: Callable[..., str]) -> None:
     assert len(distances) == 10
     assert min(distances.values()) > 0
     assert (run / "report" / "routing_by_task.png").read_bytes().startswith(b"\x89PNG")
+    page = (run / "report" / "report.html").read_text()
+    assert "SIMULATED DATA" in page
+    assert "Random-initialised backbones" in page
+    assert f"{metrics['tasks']['rr']['mae']:.4g}"[:4] in page
     test_studies = labels_of(folder, "test")
     predictions = pq.read_table(run / "predictions" / "test.parquet").to_pylist()
     assert sorted(row["study_id"] for row in predictions) == sorted(test_studies)
     assert all(row["label_rr"] is None or row["label_rr"] == test_studies[row["study_id"]] for row in predictions)
 
+    check_external(folder, run, partial(call, "evaluate", "--run", "first", "--storage", storage))
+
     out = folder / "predictions.parquet"
     call("predict", "--model", str(run / "model"), "--input", str(folder / "raw" / "files"), "--out", str(out))
-    check_predictions(
-        pq.read_table(out).to_pylist(), predictions, len(pq.read_table(folder / "data/exclusions.parquet"))
-    )
+    calibration = from_dict(Calibration, json.loads((run / "model" / "calibration.json").read_text()))
+    assert calibration.fitted_on == "the validation split of simulated"
+    excluded = len(pq.read_table(folder / "data/exclusions.parquet"))
+    check_predictions(pq.read_table(out).to_pylist(), predictions, excluded, calibration)
+
+
+def check_external(folder: Path, run: Path, evaluate: Callable[..., str]) -> None:
+    """All records of another dataset, with a list of what it lacks; the run's own report stays what it is."""
+    own = (run / "report" / "metrics.json").read_bytes()
+    write_ludb(folder / "ludb", [{}, {"Rhythms": "Atrial fibrillation"}, {"Sex": "M"}, {"Age": ">89"}])
+    prepare_here(folder / "ludb", folder / "other", dataset="ludb")
+    said = evaluate("--data", str(folder / "other"), "--split", "all")
+    assert "first: all of ludb, 4 records; trained on simulated" in said
+    assert "absent: potassium, no label among the 4 evaluated records." in said
+    assert "absent: no record of arrhythmia is paced, " in said
+    metrics = json.loads((run / "report-all-other" / "metrics.json").read_text())
+    assert {task: values["n"] for task, values in metrics["tasks"].items()} == {
+        "rr": 4,
+        "age": 3,
+        "sex": 4,
+        "arrhythmia": 4,
+    }
+    # People's marks, so that the figures are a claim.
+    assert "note" not in metrics["tasks"]["rr"]
+    assert metrics["tasks"]["rr"]["median_detected_rr"]["mae"] == 0
+    assert len(metrics["absent"]["classes"]["arrhythmia"]) == 13
+    assert metrics["seen"] == {"left_out": 0, "notes": []}
+    assert len(pq.read_table(run / "predictions" / "all-other.parquet")) == 4
+    assert (run / "report" / "metrics.json").read_bytes() == own
+    assert "includes its training records: name train" in evaluate("--split", "all", expect=2)
 
 
 def labels_of(folder: Path, split: str) -> dict[int, float]:
@@ -97,10 +138,10 @@ def check_metrics(metrics: dict[str, Any]) -> None:
     }.items():
         assert keys <= set(tasks[name])
         assert keys - {"n"} <= set(tasks[name]["constant"])
-        assert keys - {"n"} <= set(tasks[name]["linear"])
+        assert keys - {"n"} <= set(tasks[name]["beside"]["linear"])
     assert 0 < metrics["linear"]["training_records"] < 240
     # The detector's median is among the statistics.
-    assert tasks["rr"]["linear"]["mae"] < tasks["rr"]["constant"]["mae"]
+    assert tasks["rr"]["beside"]["linear"]["mae"] < tasks["rr"]["constant"]["mae"]
     assert math.isfinite(tasks["rr"]["mae"])
 
 
@@ -117,15 +158,20 @@ def check_tracking(run: Path) -> None:
     assert sum(shares) == pytest.approx(1, abs=1e-5)
 
 
-def check_predictions(rows: list[dict[str, Any]], known: list[dict[str, Any]], excluded: int) -> None:
-    """One row per file; the records of the test split get what evaluation got from the prepared data."""
+def check_predictions(
+    rows: list[dict[str, Any]], known: list[dict[str, Any]], excluded: int, calibration: Calibration
+) -> None:
+    """One row per file; the records of the test split get what evaluation got from the prepared data, calibrated."""
     by_study = {int(Path(row["path"]).name): row for row in rows}
     assert len(by_study) == len(rows) == 240
     assert sum(row["reason"] is not None for row in rows) == excluded > 0
     assert all((row["rr_ms"] is None) == (row["reason"] is not None) for row in rows)
+    sex, rhythm = (task_table((name,))[0] for name in ("sex", "arrhythmia"))
     for row in known:
         again = by_study[row["study_id"]]
         # Neighbours in the batch differ, so sums are taken in another order: fp32 rounding, nothing more.
         assert again["rr_ms"] == pytest.approx(row["rr_ms"], rel=1e-4)
-        assert again["sex_female_probability"] == pytest.approx(row["sex_female_probability"], abs=1e-4)
-        assert again["arrhythmia_probability"] == pytest.approx(row["arrhythmia_probability"], abs=1e-4)
+        female = calibration.probabilities(sex, np.array([row["sex_female_probability"]]))
+        assert again["sex_female_probability"] == pytest.approx(female[0], abs=1e-4)
+        classes = calibration.probabilities(rhythm, np.array([row["arrhythmia_probabilities"]]))
+        assert again["arrhythmia_probability"] == pytest.approx(classes.max(), abs=1e-4)

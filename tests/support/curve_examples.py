@@ -24,6 +24,7 @@ def labels(seed: int = 0) -> pa.Table:
             "patient_id": np.arange(RECORDS) // 3,
             "path": [f"records/{number}" for number in range(RECORDS)],
             "rr_source": ["detected"] * RECORDS,
+            "cart_id": pa.nulls(RECORDS, pa.int64()),
             "rr_label_ms": generator.normal(850, 120, RECORDS),
             "age_years": pa.array(generator.normal(60, 15, RECORDS), mask=generator.random(RECORDS) < 0.2),
             "sex_female": generator.integers(0, 2, RECORDS),

@@ -28,7 +28,7 @@ def write(root: Path, records: str = RECORDS, machine: str = MACHINE) -> str:
     return str(root)
 
 
-@pytest.mark.parametrize("dataset", ["simulated", "mimic-iv-ecg", "ptbxl", "wfdb"])
+@pytest.mark.parametrize("dataset", ["simulated", "mimic-iv-ecg", "ptbxl", "ludb", "cinc2021", "wfdb"])
 def test_a_missing_root_is_named(tmp_path: Path, dataset: Any) -> None:
     with pytest.raises(DatasetError, match=r"root .*nowhere is not a folder"):
         build_index(dataset, str(tmp_path / "nowhere"))
@@ -36,7 +36,12 @@ def test_a_missing_root_is_named(tmp_path: Path, dataset: Any) -> None:
 
 @pytest.mark.parametrize(
     ("dataset", "table"),
-    [("simulated", "record_list.csv"), ("mimic-iv-ecg", "record_list.csv"), ("ptbxl", "ptbxl_database.csv")],
+    [
+        ("simulated", "record_list.csv"),
+        ("mimic-iv-ecg", "record_list.csv"),
+        ("ptbxl", "ptbxl_database.csv"),
+        ("ludb", "ludb.csv"),
+    ],
 )
 def test_an_empty_folder_is_named(tmp_path: Path, dataset: Any, table: str) -> None:
     with pytest.raises(DatasetError, match=f"{table}.* is not in"):
@@ -102,9 +107,16 @@ def test_tables_of_an_object_store() -> None:
 @pytest.mark.parametrize(
     ("dataset", "hosp", "options", "message"),
     [
-        ("mimic", None, {}, "unknown dataset 'mimic': choose one of simulated, mimic-iv-ecg, ptbxl, wfdb"),
+        (
+            "mimic",
+            None,
+            {},
+            "unknown dataset 'mimic': choose one of simulated, mimic-iv-ecg, ptbxl, ludb, cinc2021, wfdb",
+        ),
         ("ptbxl", ".", {}, "hosp belongs to MIMIC-IV"),
         ("wfdb", ".", {}, "hosp belongs to MIMIC-IV"),
+        ("ludb", ".", {}, "hosp belongs to MIMIC-IV"),
+        ("cinc2021", None, {"sampling_rate": 100}, "would ignore sampling_rate"),
         ("ptbxl", None, {"split_seed": 1}, "would ignore split_seed"),
         ("ptbxl", None, {"csv": "x.csv"}, "would ignore csv"),
         ("mimic-iv-ecg", None, {"sampling_rate": 100}, "would ignore sampling_rate"),

@@ -36,6 +36,7 @@ def label_rows(n: int, seed: int) -> pa.Table:
             "sex_female": pa.array(generator.integers(0, 2, n), pa.int8()),
             "potassium_abnormal": pa.array(potassium, pa.int8(), mask=missing),
             "rhythm15": pa.array(generator.choice([11, 13, 14], n), pa.int8()),
+            "cart_id": pa.array(generator.integers(1, 4, n), mask=generator.random(n) < 0.1),
         }
     )
 
@@ -58,15 +59,32 @@ def example() -> Example:
     return labels, values(200, 1), Constants.fit(label_rows(500, 2), TASKS)
 
 
+def by_bins(confidence: np.ndarray, right: np.ndarray) -> float:
+    """The expected calibration error as its definition reads."""
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    gaps = [abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in set(bins)]
+    return float(sum(gaps))
+
+
 def test_every_metric_is_scikit_learns(example: Example) -> None:
     labels, predicted, constants = example
     tasks = evaluate(prediction_table(predicted, labels, TASKS), constants, TASKS, intervals=False)["tasks"]
     rr = labels["rr_label_ms"].to_numpy().astype(np.float64)
     assert tasks["rr"]["mae"] == pytest.approx(np.abs(rr - predicted["rr"].astype(np.float64)).mean(), abs=1e-9)
+    error = predicted["rr"].astype(np.float64) - rr
+    assert tasks["rr"]["rmse"] == pytest.approx(math.sqrt(sum(error**2) / 200), abs=1e-9)
+    assert tasks["rr"]["bias"] == pytest.approx(sum(error) / 200, abs=1e-9)
+    spread = math.sqrt(sum((error - error.mean()) ** 2) / 199)
+    assert tasks["rr"]["loa_low"] == pytest.approx(error.mean() - 1.96 * spread, abs=1e-9)
+    assert tasks["rr"]["loa_high"] == pytest.approx(error.mean() + 1.96 * spread, abs=1e-9)
     known = labels["potassium_abnormal"].is_valid().to_numpy()
     truth = labels["potassium_abnormal"].to_numpy()[known].astype(int)
     p = predicted["potassium"][known].astype(np.float64)
+    # Every threshold that is a prediction, or above all of them, whose specificity is at least 0.9.
+    allowed = [t for t in [*p, 2] if 10 * ((p >= t) & (truth == 0)).sum() <= (truth == 0).sum()]
     expected = {
+        "sensitivity_at_90_specificity": max((p >= t)[truth == 1].mean() for t in allowed),
+        "ece": by_bins(p, truth),
         "n": known.sum(),
         "auroc": roc_auc_score(truth, p),
         "auprc": average_precision_score(truth, p),
@@ -81,6 +99,7 @@ def test_every_metric_is_scikit_learns(example: Example) -> None:
     # scikit-learn wants rows that sum to 1, which fp32 ones do only to rounding.
     p /= p.sum(1, keepdims=True)
     assert tasks["arrhythmia"]["log_loss"] == pytest.approx(log_loss(truth, p, labels=range(15)), abs=1e-9)
+    assert tasks["arrhythmia"]["ece"] == pytest.approx(by_bins(p.max(1), p.argmax(1) == truth), abs=1e-9)
     f1 = f1_score(truth, p.argmax(1), average="macro", labels=[11, 13, 14])
     assert tasks["arrhythmia"]["f1_macro"] == pytest.approx(f1, abs=1e-9)
 
@@ -148,21 +167,21 @@ def test_the_linear_baseline_is_measured_on_the_same_records(example: Example) -
     other["arrhythmia"] /= other["arrhythmia"].sum(1, keepdims=True)
     table = prediction_table(predicted, labels, TASKS)
     del other["sex"]
-    metrics = evaluate(table, constants, TASKS, linear=other)
+    metrics = evaluate(table, constants, TASKS, beside={"linear": other})
     # What it would have as a model; records without a label count for neither.
     alone = evaluate(prediction_table({**predicted, **other}, labels, TASKS), constants, TASKS)
-    assert metrics["tasks"]["sex"]["linear"] is None
+    assert metrics["tasks"]["sex"]["beside"]["linear"] is None
     for task in ("rr", "age", "potassium", "arrhythmia"):
         entry = metrics["tasks"][task]
         for name in entry["constant"]:
-            assert entry["linear"][name] == pytest.approx(alone["tasks"][task][name], abs=1e-6), (task, name)
-            difference = entry[name] - entry["linear"][name]
-            assert entry["linear"][f"{name}_difference"] == pytest.approx(difference)
-            low, high = entry["linear"][f"{name}_difference_ci"]
+            assert entry["beside"]["linear"][name] == pytest.approx(alone["tasks"][task][name], abs=1e-6), (task, name)
+            difference = entry[name] - entry["beside"]["linear"][name]
+            assert entry["beside"]["linear"][f"{name}_difference"] == pytest.approx(difference)
+            low, high = entry["beside"]["linear"][f"{name}_difference_ci"]
             assert low < difference < high
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     without = evaluate(table, constants, TASKS)
-    assert not any("linear" in entry for entry in without["tasks"].values())
+    assert not any("beside" in entry for entry in without["tasks"].values())
     assert score(without) == score(metrics)
 
 
@@ -172,7 +191,9 @@ def test_a_difference_is_not_defined_where_a_metric_is_not(example: Example) -> 
         labels.schema.get_field_index("sex_female"), "sex_female", pa.array([1] * 200, pa.int8())
     )
     table = prediction_table(predicted, one_class, TASKS)
-    linear = evaluate(table, constants, TASKS, linear={"sex": np.full(200, 0.7)})["tasks"]["sex"]["linear"]
+    linear = evaluate(table, constants, TASKS, beside={"linear": {"sex": np.full(200, 0.7)}})["tasks"]["sex"]["beside"][
+        "linear"
+    ]
     assert linear["auroc"] is linear["auroc_difference"] is linear["auroc_difference_ci"] is None
     assert linear["f1_binary"] == 1
 
@@ -180,7 +201,9 @@ def test_a_difference_is_not_defined_where_a_metric_is_not(example: Example) -> 
 def test_intervals_are_quick() -> None:
     labels, predicted = label_rows(2000, 3), values(2000, 4)
     started = time.process_time()
-    evaluate(prediction_table(predicted, labels, TASKS), Constants.fit(labels, TASKS), TASKS, linear=predicted)
+    evaluate(
+        prediction_table(predicted, labels, TASKS), Constants.fit(labels, TASKS), TASKS, beside={"linear": predicted}
+    )
     # A second on one core; scikit-learn in a loop over the resamples takes minutes.
     assert time.process_time() - started < 10
 

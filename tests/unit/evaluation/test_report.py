@@ -21,11 +21,18 @@ METRICS: dict[str, Any] = {
             "mae": 1234.5678,
             "mae_ci": [1000.04, 1500.06],
             "constant": {"mae": 1500.0},
-            "linear": {"mae": 1300.25, "mae_difference": -65.6822, "mae_difference_ci": [-70.5, 3.25]},
+            "beside": {"linear": {"mae": 1300.25, "mae_difference": -65.6822, "mae_difference_ci": [-70.5, 3.25]}},
             "median_detected_rr": {"mae": 1100.25, "n": 799_999},
             "note": "target derived from the input",
         },
-        "potassium": {"n": 9, **BINARY, "auroc_ci": [0.5, 1.0], "auprc_ci": None, "constant": BINARY, "linear": None},
+        "potassium": {
+            "n": 9,
+            **BINARY,
+            "auroc_ci": [0.5, 1.0],
+            "auprc_ci": None,
+            "constant": BINARY,
+            "beside": {"linear": None},
+        },
     },
     "linear": {
         "statistics": 48,
@@ -61,7 +68,7 @@ def test_below_the_table_stands_what_linear_is() -> None:
     assert "of 100,000 training records.  \nlinear: none for" in report_files(METRICS, "a run", [])["report.md"]
     # As during training, and in reports of earlier versions.
     without = copy.deepcopy(METRICS)
-    del without["linear"], without["tasks"]["rr"]["linear"], without["tasks"]["potassium"]["linear"]
+    del without["linear"], without["tasks"]["rr"]["beside"], without["tasks"]["potassium"]["beside"]
     assert "linear:" not in text_table(without, "a run")
     assert "1235" in text_table(without, "a run")
 

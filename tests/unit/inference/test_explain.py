@@ -6,21 +6,20 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from matplotlib.figure import Figure
 
 from ecgmoe.ecg.paper import across_mm, draw_ecg
 from ecgmoe.ecg.quality_policy import QualityPolicy, apply_policy
-from ecgmoe.ecg.read import UsableRecord
+from ecgmoe.ecg.read import UsableRecord, read_usable
 from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import MISSING
 from ecgmoe.inference.explain_file import explain_file, write_explanation
 from ecgmoe.inference.explanation import Explanation, explain
 from ecgmoe.inference.explanation_picture import WARNING, draw_beats, explained_png, head_lines
-from ecgmoe.inference.predict_files import PredictFiles
 from ecgmoe.inference.predictor import Predictor
+from ecgmoe.inference.record_table import predict_records
 from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.tasks import TASK_NAMES
@@ -95,11 +94,10 @@ def test_the_windows_are_drawn_where_they_are_and_a_heavier_beat_is_darker(predi
     assert redness[by_weight[0]] > redness[by_weight[-1]]
 
 
-def test_predictions_are_those_of_predict(folder: Path) -> None:
+def test_predictions_are_those_of_predict(folder: Path, predictor: Predictor) -> None:
     model = str(folder / "model")
-    row = PredictFiles(str(folder), model, QualityPolicy(), ReaderOptions())(pa.table({"path": ["good"]})).to_pylist()[
-        0
-    ]
+    ecg = read_usable(str(folder / "good"), ReaderOptions(), QualityPolicy())
+    row = predict_records(predictor, "v", ["good"], [ecg]).to_pylist()[0]
     # Any of a record's names is taken.
     explanation, _ = explain_file(model, str(folder / "good.hea"))
     assert explanation.predictions["rr"] == pytest.approx(row["rr_ms"], rel=1e-6)
@@ -183,7 +181,7 @@ def test_the_head_says_what_must_not_be_overlooked(tmp_path: Path) -> None:
     ("source", "out", "task", "reason"),
     [
         ("absent", "ecg.png", "sex", "there is no recording .*absent: give a WFDB record"),
-        ("", "ecg.png", "sex", "is a folder: one record is explained at a time"),
+        ("", "ecg.png", "sex", "is a folder: one record is taken at a time"),
         ("silent", "ecg.png", "sex", r"excluded by the quality policy: .* flat .*--quality\.\* says"),
         ("good", "ecg.png", "height", "has no task 'height': choose one of rr, age, sex, potassium, arrhythmia"),
         ("good", "ecg.jpg", "sex", r"ends in \.png"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ import pytest
 
 from ecgmoe.config import tiny
 from ecgmoe.datasets.index import build_index
-from ecgmoe.inference.predict_files import PredictFiles, write_predictions
+from ecgmoe.inference.predict_files import PLAN, PredictFiles, write_predictions
 from ecgmoe.inference.predict_split import predict_split
 from ecgmoe.pipeline import embed, nodes
 from ecgmoe.pipeline.config import PrepareConfig
 from ecgmoe.pipeline.prepare import prepare, shard_plan
 from ecgmoe.pipeline.record_shard import PrepareShard
-from ecgmoe.pipeline.store import StorageError
+from ecgmoe.pipeline.store import StorageError, Store
 from ecgmoe.training import tracking
 from ecgmoe.workflow import run
 from model_examples import saved_model
@@ -47,12 +46,21 @@ def test_every_stage_refuses_local_paths(folder: Path, tmp_path: Path, monkeypat
     raw, data, model, out = (
         str(each) for each in (folder / "raw", folder / "data", folder / "model", tmp_path / "out")
     )
+    for name, path in (("local", "/data/a"), ("urls", "s3://bucket/a")):
+        (tmp_path / f"{name}.csv").write_text(f"path\n{path}\n")
     calls = {
         f"{raw} (--root) and {out} (--out) are local paths": lambda: prepare("simulated", raw, out),
         f"{raw} (--root) is a local path": lambda: prepare("simulated", raw, "memory://out"),
         f"{data} (--data) is a local path": lambda: embed.embed(data, tiny().cached),
         f"{model} (--model) and {raw} (--input) and {tmp_path} (--out) are": lambda: write_predictions(
             model, raw, f"{out}.parquet"
+        ),
+        f"{model} (--model) and /data/a (--input) and {tmp_path} (--out) are": lambda: write_predictions(
+            model, f"{tmp_path}/local.csv", f"{out}.parquet"
+        ),
+        # A table is read by the driver alone.
+        f"{model} (--model) and {tmp_path} (--out) are": lambda: write_predictions(
+            model, f"{tmp_path}/urls.csv", f"{out}.parquet"
         ),
         f"{data} (--data) and {model} (--model) are local": lambda: predict_split(model, data, "test"),
         f"{data} (--data) and {out} (--storage) are": lambda: run(tiny(), name="k", storage=out, data=data),
@@ -97,5 +105,8 @@ def test_a_node_without_the_mount_names_itself(folder: Path, tmp_path: Path) -> 
         ):
             write(shard)
     assert not gone.exists()
-    with pytest.raises(StorageError, match=f"^{gone} is not there on the node {HERE}"):
-        PredictFiles(str(gone), str(folder / "model"), config.quality, replace(config.reader))
+    Store(folder).write_json(PLAN, {})
+    there = {"root": str(folder), "model": str(folder / "model"), "parts": str(folder)}
+    for missing in there:
+        with pytest.raises(StorageError, match=f"^{gone}.* is not there on the node {HERE}"):
+            PredictFiles(**{**there, missing: str(gone)}, version="v", policy=config.quality, reader=config.reader)

@@ -15,16 +15,17 @@ import pytest
 from damaged_records import write_good
 from ecgmoe.datasets.index import build_index
 from ecgmoe.datasets.options import IndexOptions
-from ecgmoe.datasets.schema import DatasetError
+from ecgmoe.datasets.schema import SPLITS, DatasetError
 from ecgmoe.ecg.quality_policy import QualityPolicy
 from ecgmoe.ecg.record import MISSING
 from ecgmoe.ecg.rhythm import TAXONOMIES
 from ecgmoe.ecg.simulate import TRUTH
 from ecgmoe.pipeline.config import DatasetName, PrepareConfig
 from ecgmoe.pipeline.prepare import refuse_other_plan, shard_plan
-from ecgmoe.pipeline.prepared import PreparedData, row_groups, split_group, split_rows
+from ecgmoe.pipeline.prepared import EVERY_SPLIT, PreparedData, row_groups, split_group, split_rows
 from ecgmoe.pipeline.schema import RECORD_SCHEMA, signals_of
 from ecgmoe.pipeline.store import StorageError, Store
+from external_records import write_ludb
 from prepared_examples import prepare_here, simulated_and_prepared
 
 
@@ -166,6 +167,38 @@ def test_the_card_counts_what_the_tables_hold(folder: Path) -> None:
     ages = labels["age_years"].drop_null().to_numpy()
     assert card["distributions"]["age_years"]["quantiles"]["0.5"] == pytest.approx(np.median(ages))
     assert sum(card["distributions"]["age_years"]["histogram"]["counts"]) == len(ages)
+
+
+def test_the_card_names_the_findings_that_are_no_class(folder: Path, tmp_path: Path) -> None:
+    block = "Incomplete right <bundle> branch block"
+    write_ludb(tmp_path / "raw", [{"Conduction abnormalities": block}] * 3)
+    prepare_here(tmp_path / "raw", tmp_path / "data", dataset="ludb")
+    assert json.loads((tmp_path / "data" / "card.json").read_text())["unmapped"] == {block: 3}
+    page = (tmp_path / "data" / "card.html").read_text()
+    assert "Incomplete right &lt;bundle&gt; branch block (3)." in page
+    assert json.loads((folder / "data" / "card.json").read_text())["unmapped"] == {}
+    assert "Not used for rhythm15" not in (folder / "data" / "card.html").read_text()
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("dataset", "records", "excluded", "disagree"), [("ludb", 120, 0, 0), ("cinc2021", 32, 1, None)]
+)
+def test_real_datasets_for_an_external_test(
+    shared_data: Path, tmp_path: Path, dataset: DatasetName, records: int, excluded: int, disagree: int | None
+) -> None:
+    prepare_here(shared_data / dataset, tmp_path, dataset=dataset)
+    labels = PreparedData(str(tmp_path)).labels()
+    assert (len(labels), len(pq.read_table(tmp_path / "exclusions.parquet"))) == (records, excluded)
+    assert labels["rr_label_ms"].null_count == 0
+    # People's marks are a reference for the detector; the detector's own RR is none.
+    assert pc.sum(labels["rr_disagrees"]).as_py() == disagree
+
+
+def test_all_is_every_record_of_a_folder(folder: Path) -> None:
+    labels = PreparedData(str(folder / "data")).labels()
+    assert split_rows(labels, EVERY_SPLIT).tolist() == list(range(len(labels)))
+    assert sum(len(split_rows(labels, split)) for split in SPLITS) == len(labels)
 
 
 def test_a_share_of_nothing_is_not_known(tmp_path: Path) -> None:

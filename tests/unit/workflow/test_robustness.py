@@ -208,24 +208,40 @@ def test_data_that_changed_since_the_training_are_refused(folder: Path) -> None:
     assert "trained on" not in summary["title"]
 
 
-def test_patients_that_the_training_saw_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_patients_that_the_training_met_are_left_out(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "data", tmp_path / "data")
-    labels = pq.read_table(tmp_path / "data" / "labels.parquet")
-    swapped = {"train": "test", "test": "train", "validation": "validation"}
-    split = [swapped[each] for each in labels["split"].to_pylist()]
-    place = labels.schema.get_field_index("split")
-    pq.write_table(labels.set_column(place, labels.schema.field("split"), [split]), tmp_path / "data/labels.parquet")
-    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
-    (tmp_path / "data" / "manifest.json").write_text(json.dumps({**manifest, "labels_sha256": "1" * 64}))
-    with pytest.raises(ValueError, match=r"has \d+ patients outside its training split that first was trained on"):
-        robustness(["first"], str(folder / "runs"), str(tmp_path / "data"))
-    # The patients of another dataset are other people, and the title says where the run comes from.
-    (tmp_path / "data" / "manifest.json").write_text(
-        json.dumps({**manifest, "labels_sha256": "1" * 64, "dataset": "ptbxl"})
+    path, manifest_path = tmp_path / "data" / "labels.parquet", tmp_path / "data" / "manifest.json"
+    labels, manifest = pq.read_table(path), json.loads(manifest_path.read_text())
+    manifest["labels_sha256"] = "1" * 64
+
+    def split_anew(new: dict[str, str]) -> None:
+        split = [new.get(each, each) for each in labels["split"].to_pylist()]
+        place = labels.schema.get_field_index("split")
+        pq.write_table(labels.set_column(place, labels.schema.field("split"), [split]), path)
+        manifest_path.write_text(json.dumps(manifest))
+
+    def measured(split: str, out: str) -> dict[str, Any]:
+        options: dict[str, Any] = {"split": split, "perturbations": ["gain"], "out": str(tmp_path / out)}
+        return robustness(["first"], str(folder / "runs"), str(tmp_path / "data"), **options)
+
+    split_anew({"train": "test", "test": "train"})
+    with pytest.raises(ValueError, match="records is new to the model, training met their patients"):
+        measured("test", "none")
+    split_anew({"validation": "test"})
+    summary = measured("test", "some")
+    counts = {name: labels["split"].to_pylist().count(name) for name in ("test", "validation")}
+    assert counts["validation"] > 0
+    assert summary["records"] == counts["test"]
+    assert summary["notes"][0] == (
+        f"{counts['validation']} of {sum(counts.values())} records are left out: training met their patients."
     )
-    out = str(tmp_path / "out")
-    summary = robustness(["first"], str(folder / "runs"), str(tmp_path / "data"), perturbations=["gain"], out=out)
-    assert summary["title"].endswith("; trained on simulated")
+    # The patients of another dataset are other people, and the title says where the run comes from.
+    manifest["dataset"] = "ludb"
+    split_anew({})
+    summary = measured("all", "every")
+    assert summary["title"] == f"all of ludb, {len(labels)} records; trained on simulated"
+    with pytest.raises(ValueError, match="split all of the data that the model was trained on includes its training"):
+        robustness(["first"], str(folder / "runs"), split="all")
 
 
 def test_a_note_of_one_run_names_it(folder: Path) -> None:

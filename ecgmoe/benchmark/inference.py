@@ -1,0 +1,84 @@
+"""How long one ECG takes for all tasks: one pass of ECG-MoE, the paper's multi-task baseline, and five single-task copies.
+
+From the int16 waveform in memory to predictions in their units, with every backbone computed. Weights are as initialised:
+they do not change how long a pass takes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ecgmoe.benchmark.variants import neutral_statistics, noise
+from ecgmoe.config import RunConfig
+from ecgmoe.model.batch import ECGBatch
+from ecgmoe.model.ecg_moe import ECGMoE
+from ecgmoe.training.build import build_backbones
+from ecgmoe.variants import variant
+
+ECG_MOE, BASELINE, COPIES = "ecg_moe", "multi_task_baseline", "single_task_copies"
+
+
+def inference_benchmark(config: RunConfig, *, batches: tuple[int, ...] = (1, 32), repeats: int = 15) -> dict[str, Any]:
+    """Alternate the three on the same records, on one thread of this machine's CPU.
+
+    Args:
+        config: of ECG-MoE; the others follow from it.
+        batches: numbers of records in a pass.
+        repeats: rounds; figures are medians, ratios those of each round's.
+
+    Returns:
+        By batch: milliseconds per record of each, and how many times as long as one pass of ECG-MoE the others take.
+    """
+    torch.set_num_threads(1)
+    models = {
+        ECG_MOE: [_model(config)],
+        BASELINE: [_model(variant(BASELINE, config))],
+        COPIES: [_model(replace(config, tasks=(task,))) for task in config.tasks],
+    }
+    result: dict[str, Any] = {
+        "tasks": list(config.tasks),
+        "parameters": {
+            name: sum(p.numel() for model in each for p in model.parameters()) for name, each in models.items()
+        },
+    }
+    for records in batches:
+        batch = noise(records)
+        times: dict[str, list[float]] = {name: [] for name in models}
+        # The first round warms up and is not counted.
+        for repeat in range(repeats + 1):
+            for name, each in models.items():
+                seconds = _timed(each, batch)
+                if repeat:
+                    times[name].append(1000 * seconds / records)
+        result[f"batch_{records}"] = {
+            "ms_per_record": {name: statistics.median(values) for name, values in times.items()},
+            "times_ecg_moe": {
+                name: statistics.median(one / other for one, other in zip(times[name], times[ECG_MOE], strict=True))
+                for name in (BASELINE, COPIES)
+            },
+        }
+    return result
+
+
+def _model(config: RunConfig) -> ECGMoE:
+    tasks = config.task_table()
+    live = build_backbones(config)
+    widths = {name: backbone.width for name, backbone in live.items()}
+    return ECGMoE(config.model, tasks=tasks, widths=widths, statistics=neutral_statistics(tasks), live=live).eval()
+
+
+@torch.inference_mode()
+def _predict(model: ECGMoE, batch: ECGBatch) -> dict[str, torch.Tensor]:
+    return model.in_units(model(batch).predictions)
+
+
+def _timed(models: list[ECGMoE], batch: ECGBatch) -> float:
+    started = time.perf_counter()
+    for model in models:
+        _predict(model, batch)
+    return time.perf_counter() - started
