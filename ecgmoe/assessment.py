@@ -39,6 +39,9 @@ from ecgmoe.training.identity import code_revision, environment
 
 Values = npt.NDArray[Any]
 
+RANDOM_WEIGHTS = "Random-initialised backbones"
+"""How the note on backbones without published weights begins."""
+
 
 def evaluate_run(
     name: str, storage: str, data: str | None = None, *, split: str = "test", beside: Sequence[str] = ()
@@ -273,7 +276,7 @@ def notes(
     if not config.training.epochs:
         lines.append("Nothing was trained: the heads are as they were initialised, and these figures are chance.")
     if config.random_backbones:
-        lines.append(f"Random-initialised backbones: {', '.join(config.random_backbones)}.")
+        lines.append(f"{RANDOM_WEIGHTS}: {', '.join(config.random_backbones)}.")
     for each in backbones:
         if provenance := each["provenance"]:
             line = f"{each['name']}: weights of {provenance['source']} ({provenance['licence']}); its pretraining saw "

@@ -23,6 +23,12 @@ ARRHYTHMIA_SET = "arrhythmia_set"
 DETECTED_RR = "rr_detected_ms"
 """Median of the detected RR intervals: the baseline of the task rr."""
 
+CONDITION = ("perturbation", "strength")
+"""In front of predictions of perturbed records: which perturbation, and how strong; null for the clean record."""
+
+REFUSED = "refused"
+"""Whether the default quality policy would have excluded the perturbed record."""
+
 CART = "cart_id"
 """ECG machine, where the dataset knows it."""
 

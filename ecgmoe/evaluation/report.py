@@ -172,10 +172,12 @@ def with_unit(metric: str, task: str) -> str:
 
 def number(value: float | None) -> str:
     """Four digits that count, and "-" for what is not defined."""
-    if value is None:
-        return "-"
-    decimals = next((digits for digits, bound in enumerate((1000, 100, 10)) if abs(value) >= bound), 3)
-    return f"{value:.{decimals}f}"
+    return "-" if value is None else f"{value:.{decimals(value)}f}"
+
+
+def decimals(value: float) -> int:
+    """Digits behind the point of a figure of this size."""
+    return next((digits for digits, bound in enumerate((1000, 100, 10)) if abs(value) >= bound), 3)
 
 
 def _cells(row: Sequence[str]) -> str:

@@ -56,9 +56,13 @@ def embed_here(
     return {backbone.name: key for key, backbone in keyed}
 
 
-def map_here(stage: str, shards: Sequence[pa.Table], *steps: Step) -> Iterator[pa.Table]:
-    """What `map_shards` does with callable steps, in this process and, as Ray may, not in the order of the shards."""
+def map_here(stage: str, shards: Sequence[pa.Table], *steps: Step, **_: object) -> Iterator[pa.Table]:
+    """What `map_shards` does, in this process and, as Ray may, not in the order of the shards."""
+    made = [
+        transform(**resources.get("fn_constructor_kwargs", {})) if isinstance(transform, type) else transform
+        for transform, resources in steps
+    ]
     for shard in reversed(shards):
-        for transform, _ in steps:
+        for transform in made:
             shard = transform(shard)
         yield shard
