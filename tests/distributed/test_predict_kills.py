@@ -17,13 +17,13 @@ from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.inference.predict_files import write_predictions
 from ecgmoe.inference.record_table import REASON
 from ecgmoe.pipeline.ray_data import connect
-from jobs import running
+from jobs import Running, running
 from jobs_here import job_here
 from predict_examples import calibrated_model, without_ray
 
 pytestmark = [pytest.mark.distributed, pytest.mark.ray]
 
-STUDIES = 200
+STUDIES = 100
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def without_ray_afterwards() -> Iterator[None]:
 
 
 def listed(folder: Path, records: int) -> Path:
-    """A table of so many paths to 200 simulated records, some of them damaged, through links to their folder."""
+    """A table of so many paths to 100 simulated records, some of them damaged, through links to their folder."""
     simulate(folder / "raw", SimulationConfig(patients=STUDIES // 2, studies=STUDIES, seed=3))
     paths = list_records(str(folder / "raw" / "files")).paths
     copies = -(-records // len(paths))
@@ -49,16 +49,13 @@ def killed_and_continued(folder: Path, model: str, table: Path, after: int) -> t
     out = folder / "killed.parquet"
     options = ["--model", model, "--input", str(table), "--out", str(out), "--workers", "2"]
     with running(folder / "killed.log", "predict", *options) as run:
-        end = time.monotonic() + 240
-        while len(list(folder.glob("killed.parquet.parts/*/part-*"))) < after:
-            assert run.process.poll() is None, run.text()
-            assert time.monotonic() < end, run.text()
-            time.sleep(0.05)
+        run_until(run, folder, blocks=1)
         mine = psutil.Process(run.process.pid).children(recursive=True)
+        run_until(run, folder, blocks=after)
         run.process.kill()
         run.wait()
-        # Actors follow their driver by themselves; two small agents of Ray stay.
-        for each in psutil.wait_procs(mine, timeout=20)[1]:
+        # Actors follow their driver by themselves; two small agents of Ray would stay.
+        for each in psutil.wait_procs(mine, timeout=1)[1]:
             each.kill()
     assert not out.exists(), "predict was done before the kill: give it more records"
     connect(num_cpus=2)
@@ -67,18 +64,26 @@ def killed_and_continued(folder: Path, model: str, table: Path, after: int) -> t
     return out.read_bytes(), said
 
 
+def run_until(run: Running, folder: Path, blocks: int) -> None:
+    end = time.monotonic() + 240
+    while len(list(folder.glob("killed.parquet.parts/*/part-*"))) < blocks:
+        assert run.process.poll() is None, run.text()
+        assert time.monotonic() < end, run.text()
+        time.sleep(0.02)
+
+
 def already_there(said: str) -> int:
     found = re.search(r"predict: ([\d,]+) of [\d,]+ records are there already", said)
     return int(found[1].replace(",", "")) if found else 0
 
 
 def test_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, table = calibrated_model(tmp_path / "model"), listed(tmp_path, 500)
+    model, table = calibrated_model(tmp_path / "model"), listed(tmp_path, 300)
     found, said = killed_and_continued(tmp_path, model, table, after=3)
     # Blocks with a damaged record, of which there are few here, are read again.
     assert already_there(said) > 0
     refused = sum(reason is not None for reason in pq.read_table(tmp_path / "killed.parquet")[REASON].to_pylist())
-    assert f"killed.parquet: {500 - refused} records predicted, {refused} without (column reason)" in said
+    assert f"killed.parquet: {300 - refused} records predicted, {refused} without (column reason)" in said
     assert (said.count("without prediction: ") > 0) == (refused > 0)
     without_ray(monkeypatch)
     write_predictions(model, str(table), str(tmp_path / "expected.parquet"))
