@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import ecgmoe
@@ -71,9 +72,18 @@ class PredictFiles:
         self.policy, self.reader, self.parts = policy, reader, Store(parts)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """The block holds path, record and block, its number; its number of records comes back."""
-        with self.parts.writing(part_name(block["block"][0].as_py())) as file:
-            pq.write_table(self.predict(block), file, compression="zstd")
+        """The block holds path, record and block, its number; its number of records comes back.
+
+        Where it was written before, these are the records of it that are read again, and the others keep their rows.
+        """
+        name, rows = part_name(block["block"][0].as_py()), self.predict(block)
+        if self.parts.exists(name):
+            with self.parts.parquet(name) as file:
+                before = file.read()
+            kept = before.filter(pc.invert(pc.is_in(before["path"], block["path"].combine_chunks())))
+            rows = pa.concat_tables([kept, rows]).sort_by("path")
+        with self.parts.writing(name) as file:
+            pq.write_table(rows, file, compression="zstd")
         return pa.table({"records": [len(block)]})
 
     def predict(self, block: pa.Table) -> pa.Table:
@@ -118,8 +128,8 @@ def write_predictions(
 ) -> Written:
     """Predict records into a file that appears when it is whole, one row for each, ordered by path.
 
-    Until then OUT.parts keeps what is predicted, and the same call goes on from there; blocks with a record that had no
-    prediction are read again, since it may have been mended.
+    Until then OUT.parts keeps what is predicted, and the same call goes on from there; records that had no prediction are
+    read again, since they may have been mended.
 
     Args:
         model: model folder.
@@ -187,14 +197,15 @@ def cut(records: pa.Table) -> list[pa.Table]:
 
 
 def predict_blocks(blocks: list[pa.Table], parts: Store, arguments: dict[str, Any], workers: int | None) -> None:
-    """Predict the blocks that are not there yet."""
+    """Predict the records that have no prediction yet."""
     there = set(parts.names())
-    finished = {
-        number for number in range(len(blocks)) if part_name(number) in there and not _has_reasons(parts, number)
-    }
-    todo = [block for number, block in enumerate(blocks) if number not in finished]
-    if finished:
-        done, records = sum(len(blocks[number]) for number in finished), sum(map(len, blocks))
+    unfinished = (
+        block.filter(_refused(parts, number)) if part_name(number) in there else block
+        for number, block in enumerate(blocks)
+    )
+    todo = [block for block in unfinished if len(block)]
+    records = sum(map(len, blocks))
+    if done := records - sum(map(len, todo)):
         print(f"predict: {done:,} of {records:,} records are there already, continuing with the others", flush=True)
     if todo:
         resources = actors(len(todo), workers=workers)
@@ -203,10 +214,10 @@ def predict_blocks(blocks: list[pa.Table], parts: Store, arguments: dict[str, An
             pass
 
 
-def _has_reasons(parts: Store, number: int) -> bool:
+def _refused(parts: Store, number: int) -> pa.ChunkedArray:
+    """Which rows of a block have no prediction."""
     with parts.parquet(part_name(number)) as file:
-        reasons = file.read(columns=[REASON])[REASON]
-    return reasons.null_count < len(reasons)
+        return file.read(columns=[REASON])[REASON].is_valid()
 
 
 class Summary:

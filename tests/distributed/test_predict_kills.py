@@ -80,8 +80,8 @@ def already_there(said: str) -> int:
 def test_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, table = calibrated_model(tmp_path / "model"), listed(tmp_path, 300)
     found, said = killed_and_continued(tmp_path, model, table, after=3)
-    # Blocks with a damaged record, of which there are few here, are read again.
-    assert already_there(said) > 0
+    # Three blocks of 32, but for the damaged records in them.
+    assert already_there(said) > 80
     refused = sum(reason is not None for reason in pq.read_table(tmp_path / "killed.parquet")[REASON].to_pylist())
     assert f"killed.parquet: {300 - refused} records predicted, {refused} without (column reason)" in said
     assert (said.count("without prediction: ") > 0) == (refused > 0)
@@ -97,18 +97,15 @@ def test_ten_thousand_records(tmp_path: Path) -> None:
     records = 10_000
     model, table = calibrated_model(tmp_path / "model"), listed(tmp_path, records)
     found, said = killed_and_continued(tmp_path, model, table, after=20)
+    # Half of the blocks, but for the damaged records in them.
+    assert already_there(said) > 4_500
     begun = time.monotonic()
     options = ["--model", model, "--input", str(table), "--workers", "2", "--out"]
     whole = job_here("predict", *options, str(tmp_path / "whole.parquet"))
     seconds = time.monotonic() - begun
     print(
-        f"{records:,} records in {seconds:.0f} s, {records / seconds:.0f} records/s; {already_there(said):,} were kept"
+        f"{records:,} records in {seconds:.0f} s, {records / seconds:.0f} records/s, {already_there(said):,} kept\n{whole}"
     )
-    print(whole)
     assert found == (tmp_path / "whole.parquet").read_bytes()
-    assert pq.read_metadata(tmp_path / "whole.parquet").num_rows == records
-    assert (
-        job_here("predict", *options, str(tmp_path / "whole.csv")).splitlines()[-1].startswith(f"{tmp_path}/whole.csv")
-    )
-    lines = (tmp_path / "whole.csv").read_text().splitlines()
-    assert len(lines) == records + 1
+    table_of_all = pq.read_table(tmp_path / "whole.parquet")
+    assert len(table_of_all) == len(set(table_of_all["path"].to_pylist())) == records

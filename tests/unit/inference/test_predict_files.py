@@ -209,14 +209,33 @@ def test_the_same_bytes_after_a_kill(
     (tmp_path / f".again.{kind}.0123456789abcdef0123456789abcdef").touch()
     (parts / ".part-000000.parquet.0123456789abcdef0123456789abcdef").touch()
     kept = (parts / part_name(2)).stat().st_mtime_ns
+    read: list[str] = []
+    real = predict_files.read_usable
     with monkeypatch.context() as patch:
         patch.setattr(Store, "remove", lambda self, name: None)
+        patch.setattr(predict_files, "read_usable", lambda path, *more: read.append(path) or real(path, *more))
         write_predictions(model, str(many), str(again))
     # Block 1 has a record without prediction, which may have been mended.
-    assert "predict: 36 of 100 records are there already" in capsys.readouterr().out
+    assert "predict: 67 of 100 records are there already" in capsys.readouterr().out
+    assert [Path(path).name for path in read] == ["r040", *(f"r{number:03d}" for number in range(32))]
     assert (parts / part_name(2)).stat().st_mtime_ns == kept
     assert again.read_bytes() == out.read_bytes()
     assert not list(tmp_path.glob(".again*"))
+
+
+def test_a_record_that_was_mended_is_predicted_when_the_job_goes_on(
+    many: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_ray(monkeypatch)
+    out = tmp_path / "out.parquet"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupted(patch, after=3)
+        write_predictions(model, str(many), str(out))
+    write_record(many, "r040", an_ecg(40 % 7))
+    assert write_predictions(model, str(many), str(out)).predicted == 99
+    rows = {row["path"]: row for row in pq.read_table(out).to_pylist()}
+    assert list(rows) == sorted(rows)
+    assert rows["r040"]["age_years"] == pytest.approx(rows["r047"]["age_years"], rel=1e-5)
 
 
 def test_parts_of_another_model_or_policy_are_not_taken(
