@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +16,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+BESIDE_ANOTHER = "PYTEST_XDIST_WORKER" in os.environ
+if BESIDE_ANOTHER:
+    # Processes of pytest-xdist ignore SIGINT, and the jobs that tests interrupt would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
+
+
+NICE = 19
+"""Ray's workers have 15."""
 
 
 class OneRay(LoadFileScheduling):
@@ -38,6 +48,12 @@ def _starts_ray(path: str) -> bool:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
     """For `-n`."""
     return OneRay(config, log)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of Ray take longest, and Ray's own workers stand back behind everything else: the other process does more so."""
+    if BESIDE_ANOTHER and item.get_closest_marker("ray") is None and os.nice(0) < NICE:
+        os.nice(NICE - os.nice(0))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,7 @@ from ecgmoe.model.config import ModelConfig
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training import tracking
-from ecgmoe.training.identity import run_identity
+from ecgmoe.training.identity import code_revision, run_identity
 from model_examples import saved_model
 
 CONFIG = RunConfig(
@@ -27,7 +27,7 @@ def finished_run(storage: Path, name: str, data: Path, seed: int = 0, *, track: 
     """STORAGE/NAME as a training on `data` leaves it; with `track` its MLflow run is there too."""
     run = Store(storage / name)
     saved_model(storage / name / "model", seed=seed, config=CONFIG.model)
-    run.write_json("config.json", run_identity(CONFIG, PreparedData(str(data))))
+    run.write_json("config.json", {**run_identity(CONFIG, PreparedData(str(data))), "code": code_revision()})
     uri, run_id = tracking.default_uri(str(storage)), "none"
     if track:
         run_id = tracking.create_run(uri, name, to_dict(CONFIG), {}, artifacts=str(storage / "mlflow-artifacts"))

@@ -211,8 +211,8 @@ def four_in_five(rng: np.random.Generator, patients: int) -> tuple[np.ndarray, n
     ("draw", "kind", "metric", "true", "patients"),
     [
         (half_normal, "regression", "mae", math.sqrt(2 / math.pi), 200),
-        (half_normal, "regression", "rmse", 1.0, 400),
-        (binormal, "binary", "auroc", float(norm.cdf(1 / math.sqrt(2))), 200),
+        pytest.param(half_normal, "regression", "rmse", 1.0, 400, marks=pytest.mark.long),
+        pytest.param(binormal, "binary", "auroc", float(norm.cdf(1 / math.sqrt(2))), 200, marks=pytest.mark.long),
         (four_in_five, "multiclass", "accuracy", 0.8, 200),
     ],
 )
