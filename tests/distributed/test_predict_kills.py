@@ -78,12 +78,12 @@ def already_there(said: str) -> int:
 
 
 def test_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, table = calibrated_model(tmp_path / "model"), listed(tmp_path, 300)
+    model, table = calibrated_model(tmp_path / "model"), listed(tmp_path, 400)
     found, said = killed_and_continued(tmp_path, model, table, after=3)
     # Three blocks of 32, but for the damaged records in them.
     assert already_there(said) > 80
     refused = sum(reason is not None for reason in pq.read_table(tmp_path / "killed.parquet")[REASON].to_pylist())
-    assert f"killed.parquet: {300 - refused} records predicted, {refused} without (column reason)" in said
+    assert f"killed.parquet: {400 - refused} records predicted, {refused} without (column reason)" in said
     assert (said.count("without prediction: ") > 0) == (refused > 0)
     without_ray(monkeypatch)
     write_predictions(model, str(table), str(tmp_path / "expected.parquet"))
