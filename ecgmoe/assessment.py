@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,8 +18,9 @@ from ecgmoe.evaluation import calibration as calibrating
 from ecgmoe.evaluation.absent import absent
 from ecgmoe.evaluation.calibration import Calibration
 from ecgmoe.evaluation.calibration_check import calibration_metrics
-from ecgmoe.evaluation.columns import ARRHYTHMIA_PROBABILITIES, PREDICTION
+from ecgmoe.evaluation.columns import PREDICTION
 from ecgmoe.evaluation.constant import Constants
+from ecgmoe.evaluation.known import predicted_values
 from ecgmoe.evaluation.linear import linear_beside
 from ecgmoe.evaluation.metrics import evaluate
 from ecgmoe.evaluation.page import Page, render
@@ -68,14 +68,14 @@ def evaluate_run(
         StorageError: its folder cannot be written.
     """
     store = finished_run(storage, name)
-    config = from_dict(RunConfig, store.read_json("config.json")["config"])
+    stored = store.read_json("config.json")
+    config = from_dict(RunConfig, stored["config"])
     tasks = config.task_table()
     store.require_writable()
-    trained_on = PreparedData(store.read_json("config.json")["data"]["folder"])
+    trained_on = PreparedData(stored["data"]["folder"])
     prepared = PreparedData(data) if data else trained_on
-    elsewhere = prepared.store.root != trained_on.store.root
     # The run's own report stays what it is.
-    part = f"{split}-{prepared.store.root.rstrip('/').rpartition('/')[2]}" if elsewhere else split
+    part = part_name(split, trained_on, prepared)
     report = "report" if part == "test" else f"report-{part}"
 
     seen = find_seen(trained_on, prepared, split)
@@ -94,7 +94,7 @@ def evaluate_run(
         LINEAR: about,
         "calibration": calibration_metrics(predictions, calibration, tasks),
         "calibrated_on": calibration.fitted_on,
-        "calibrated_on_these": split == "validation" and not elsewhere,
+        "calibrated_on_these": part == "validation",
         "not_calibrated": dict(calibration.left_out),
         "subgroups": subgroup_metrics(predictions, tasks),
         **_of_classes(predictions, tasks),
@@ -103,10 +103,7 @@ def evaluate_run(
     }
     with store.writing(f"predictions/{part}.parquet") as file:
         pq.write_table(predictions, file, compression="zstd")
-    part_of = "all" if split == EVERY_SPLIT else f"{split} split"
-    title = f"{name}: {part_of} of {prepared.manifest['dataset']}, {len(predictions):,} records"
-    if elsewhere:
-        title += f"; trained on {trained_on.manifest['dataset']}"
+    title = f"{name}: {headline(split, trained_on, prepared, len(predictions))}"
     remarks = [
         *seen.notes,
         *notes(config, prepared.manifest, metrics, store.read_json("model/config.json")["backbones"]),
@@ -141,6 +138,20 @@ def evaluate_run(
     track(store, metrics, part, report, {**files, "metrics.json": whole}, pictures)
     store.write_text(f"{report}/metrics.json", whole)
     return metrics
+
+
+def part_name(split: str, trained_on: PreparedData, evaluated: PreparedData) -> str:
+    """What tells the records of one evaluation of a run from those of another: the split, and the folder of other data."""
+    root = evaluated.store.root
+    return split if root == trained_on.store.root else f"{split}-{root.rstrip('/').rpartition('/')[2]}"
+
+
+def headline(split: str, trained_on: PreparedData, evaluated: PreparedData, records: int) -> str:
+    """Which records were evaluated, and where another one, the dataset of the training."""
+    part = "all" if split == EVERY_SPLIT else f"{split} split"
+    text = f"{part} of {evaluated.manifest['dataset']}, {records:,} records"
+    elsewhere = evaluated.store.root != trained_on.store.root
+    return f"{text}; trained on {trained_on.manifest['dataset']}" if elsewhere else text
 
 
 def finished_run(storage: str, name: str) -> Store:
@@ -198,15 +209,11 @@ def predictions_beside(
     for task in tasks:
         if PREDICTION[task.name] not in table.column_names:
             continue
-        if task.kind != "multiclass":
-            found[task.name] = table[PREDICTION[task.name]].to_numpy().astype(np.float64)
-            continue
-        if tuple(classes[task.name]) != task.classes:
+        if task.kind == "multiclass" and tuple(classes[task.name]) != task.classes:
             raise ValueError(
                 f"the run {store.root} has other classes of the task {task.name}: leave it out of --beside"
             )
-        p = np.stack(table[ARRHYTHMIA_PROBABILITIES].to_numpy()).astype(np.float64)
-        found[task.name] = p / p.sum(1, keepdims=True)
+        found[task.name] = predicted_values(task, table)
     return found
 
 

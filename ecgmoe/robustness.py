@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgmoe.assessment import RANDOM_WEIGHTS, finished_run, notes
+from ecgmoe.assessment import RANDOM_WEIGHTS, finished_run, headline, notes, part_name
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict, require
 from ecgmoe.ecg.perturb import PERTURBATIONS, conditions
@@ -21,7 +21,7 @@ from ecgmoe.evaluation.robustness import Point, csv_text, points_of, refused_sha
 from ecgmoe.evaluation.robustness_page import page, pictures, text_table
 from ecgmoe.evaluation.seen import find_seen
 from ecgmoe.inference.predict_perturbed import conditioned, predict_perturbed
-from ecgmoe.pipeline.prepared import EVERY_SPLIT, PreparedData
+from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training.identity import check_name
 from ecgmoe.training.tracking import Tracker
@@ -93,9 +93,8 @@ def robustness(
     runs = [Run.of(name, storage) for name in names]
     first = runs[0]
     trained_on, prepared = comparable_data(runs, data)
-    elsewhere = prepared.store.root != trained_on.store.root
     seen = find_seen(trained_on, prepared, split)
-    name = f"{split}-{prepared.store.root.rstrip('/').rpartition('/')[2]}" if elsewhere else split
+    name = part_name(split, trained_on, prepared)
     part = "robustness" if name == "test" else f"robustness-{name}"
     folder = Store(out or first.store.path(part))
     folder.require_writable()
@@ -111,14 +110,10 @@ def robustness(
         # The constant and the detector of a task are the same ones beside every run.
         points += [point for point in measured if point.run == run.name or point.task not in known]
     _, clean = next(conditioned(folder, first.name, chosen))
-    part_of = "all" if split == EVERY_SPLIT else f"{split} split"
-    title = f"{part_of} of {prepared.manifest['dataset']}, {len(clean):,} records"
-    if elsewhere:
-        title += f"; trained on {trained_on.manifest['dataset']}"
     summary = summary_of(
         points,
         refused_shares(conditioned(folder, first.name, chosen)),
-        title,
+        headline(split, trained_on, prepared, len(clean)),
         [*seen.notes, *remarks(runs, prepared, clean, training)],
         split=split,
         seed=seed,

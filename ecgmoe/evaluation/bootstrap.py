@@ -202,13 +202,18 @@ def weighted_mean(values: Values, weights: Floats) -> Floats:
     return weights @ values.astype(np.float64) / weights.sum(1)
 
 
+def confidence_bins(confidence: Values) -> npt.NDArray[np.bool_]:
+    """(n, bins) in which of the `ECE_BINS` bins of equal width each confidence lies."""
+    edges = np.linspace(0, 1, ECE_BINS + 1)[1:-1]
+    return np.digitize(confidence, edges)[:, None] == np.arange(ECE_BINS)
+
+
 def weighted_ece(confidence: Values, right: Values, weights: Floats) -> Floats:
     """Expected calibration error (r,): mean gap between confidence and frequency over `ECE_BINS` bins of equal width.
 
     Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015.
     """
-    edges = np.linspace(0, 1, ECE_BINS + 1)[1:-1]
-    bins = np.digitize(confidence, edges)[:, None] == np.arange(ECE_BINS)
+    bins = confidence_bins(confidence)
     gaps = weights @ (bins * (confidence - right)[:, None])
     return np.abs(gaps).sum(1) / weights.sum(1)
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ecgmoe.evaluation.bootstrap import ECE_BINS, Floats, interval, resampled, weighted_ece, weighted_mean
+from ecgmoe.evaluation.bootstrap import Floats, confidence_bins, interval, resampled, weighted_ece, weighted_mean
 from ecgmoe.evaluation.calibration import Calibration
 from ecgmoe.evaluation.known import Known, known_arrays
 from ecgmoe.tasks import Task
@@ -101,10 +101,8 @@ def confidences(probabilities: Values, truth: Values) -> tuple[Floats, Floats]:
 
 def reliability(confidence: Floats, right: Floats) -> list[dict[str, float]]:
     """The bins of the calibration error that hold records: mean confidence, frequency, and number of records."""
-    number = np.digitize(confidence, np.linspace(0, 1, ECE_BINS + 1)[1:-1])
-    bins = [number == each for each in range(ECE_BINS)]
     return [
         {"confidence": float(confidence[own].mean()), "frequency": float(right[own].mean()), "n": int(own.sum())}
-        for own in bins
+        for own in confidence_bins(confidence).T
         if own.any()
     ]

@@ -48,19 +48,23 @@ def known_arrays(task: Task, predictions: pa.Table) -> Known:
     if task.kind == "multiclass":
         position = {name: index for index, name in enumerate(task.classes)}
         truth = np.array([position[name] for name in labels.to_pylist()], dtype=np.int64)
-        column = known[ARRHYTHMIA_PROBABILITIES].to_numpy()
-        predicted = np.stack(column) if len(column) else np.zeros((0, len(task.classes)))
     else:
         truth = labels.to_numpy().astype(np.float64)
-        predicted = known[PREDICTION[task.name]].to_numpy()
-    predicted = predicted.astype(np.float64)
+    predicted = predicted_values(task, known)
     wrong = int((~np.isfinite(predicted)).reshape(len(predicted), -1).any(1).sum()) if len(predicted) else 0
     if wrong:
         raise ValueError(
             f"{wrong} of {len(predicted)} predictions of the task {task.name} are missing or not finite: where "
             "training diverged, lower the learning rate; where the file was edited, make the predictions again"
         )
-    if task.kind == "multiclass" and len(predicted):
-        # A softmax in fp32 sums to 1 only up to rounding.
-        predicted /= predicted.sum(1, keepdims=True)
     return Known(labelled.to_numpy(), truth, predicted, known["patient_id"].to_numpy())
+
+
+def predicted_values(task: Task, predictions: pa.Table) -> Values:
+    """What a predictions table says of a task: (n,) values or probabilities of class 1, or (n, classes) ones; float64."""
+    if task.kind != "multiclass":
+        return predictions[PREDICTION[task.name]].to_numpy().astype(np.float64)
+    column = predictions[ARRHYTHMIA_PROBABILITIES].to_numpy()
+    p = np.stack(column).astype(np.float64) if len(column) else np.zeros((0, len(task.classes)))
+    # A softmax in fp32 sums to 1 only up to rounding.
+    return p / p.sum(1, keepdims=True)

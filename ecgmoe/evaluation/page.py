@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jinja2
 import numpy.typing as npt
 import pyarrow as pa
 
 from ecgmoe.evaluation import plots
+from ecgmoe.evaluation.bootstrap import RESAMPLES
 from ecgmoe.evaluation.known import Known, known_arrays
 from ecgmoe.evaluation.report import METRICS, RESEARCH_ONLY, footnotes, header, number, predictors, rows, with_unit
 from ecgmoe.evaluation.subgroups import MAIN, MIN_PATIENTS
+from ecgmoe.html_page import data_url, environment
 from ecgmoe.tasks import Task
 
 Values = npt.NDArray[Any]
@@ -59,21 +59,15 @@ class Picture:
 
 def render(page: Page) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ecgmoe.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = number
-    environment.filters["share"] = lambda value: "-" if value is None else f"{value:.1%}"
-    environment.filters["count"] = lambda value: f"{value:,}"
-    environment.filters["spaced"] = lambda name: str(name).replace("_", " ")
+    templates = environment("ecgmoe.evaluation")
+    templates.filters["figure"] = number
+    templates.filters["share"] = lambda value: "-" if value is None else f"{value:.1%}"
+    templates.filters["count"] = lambda value: f"{value:,}"
+    templates.filters["spaced"] = lambda name: str(name).replace("_", " ")
     known = {
         task.name: known_arrays(task, page.predictions) for task in page.tasks if task.name in page.metrics["tasks"]
     }
-    return environment.get_template("report.html").render(
+    return templates.get_template("report.html").render(
         page=page,
         metrics=page.metrics,
         header=header(page.metrics),
@@ -82,9 +76,10 @@ def render(page: Page) -> str:
         footnotes=footnotes(page.metrics),
         research_only=RESEARCH_ONLY,
         min_patients=MIN_PATIENTS,
+        resamples=RESAMPLES,
         groups=_by_group(page.metrics.get("subgroups", [])),
         pictures={section: list(found) for section, found in _pictures(page, known).items()},
-        worst=[Picture(text=caption, url=_data_url(png, "png")) for caption, png in page.worst.items()],
+        worst=[Picture(text=caption, url=data_url(png)) for caption, png in page.worst.items()],
     )
 
 
@@ -180,8 +175,4 @@ def _subgroups(page: Page) -> Iterator[Picture]:
 
 
 def _picture(text: str, figure: Any) -> Picture:
-    return Picture(text=text, url=_data_url(plots.svg(figure).encode(), "svg+xml"))
-
-
-def _data_url(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return Picture(text=text, url=data_url(plots.svg(figure).encode(), "svg+xml"))

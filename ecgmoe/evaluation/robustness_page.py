@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 
 from ecgmoe.ecg.perturb import CLEAN
 from ecgmoe.evaluation.report import RESEARCH_ONLY, decimals, number
 from ecgmoe.evaluation.robustness import CONSTANT, DETECTOR
+from ecgmoe.html_page import data_url, environment
 from ecgmoe.tasks import TASK_NAMES
 
 if TYPE_CHECKING:
@@ -168,20 +167,14 @@ def under(name: str, strength: float | None, summary: Summary) -> str:
 
 def page(summary: Summary, drawn: Mapping[str, bytes]) -> str:
     """The page. Everything that comes from a run or its data is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ecgmoe.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = lambda value: f"{value:,}"
+    templates = environment("ecgmoe.evaluation")
+    templates.filters["number"] = lambda value: f"{value:,}"
     ends = hardest(summary)
     parts = [
         {
             "title": f"{task}: {named(next(iter(points.values())))}",
             "better": next(iter(points.values()))["better"],
-            "picture": base64.b64encode(drawn[f"{task}_{metric}.png"]).decode(),
+            "picture": data_url(drawn[f"{task}_{metric}.png"]),
             "rows": [
                 {"run": run, "cells": [_cell(points.get((run, *place))) for place in (CLEAN, *ends)]}
                 for run in (*summary["runs"], DETECTOR)
@@ -190,7 +183,7 @@ def page(summary: Summary, drawn: Mapping[str, bytes]) -> str:
         }
         for (task, metric), points in measured(summary).items()
     ]
-    return environment.get_template("robustness.html").render(
+    return templates.get_template("robustness.html").render(
         summary=summary,
         parts=parts,
         columns=["clean", *(under(*end, summary) for end in ends)],

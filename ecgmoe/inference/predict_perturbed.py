@@ -26,12 +26,12 @@ from ecgmoe.ecg.quality_policy import QualityFault, QualityPolicy, apply_policy
 from ecgmoe.ecg.record import Signal
 from ecgmoe.evaluation.columns import CONDITION, DETECTED_RR, REFUSED
 from ecgmoe.evaluation.predictions import prediction_table
-from ecgmoe.inference.predict_split import BATCH
+from ecgmoe.inference.predict_split import BATCH, wanted_labels
 from ecgmoe.inference.predictor import Predictor
 from ecgmoe.model.batch import ECGBatch, pad_r_peaks
 from ecgmoe.model.folder import CONFIG, WEIGHTS
 from ecgmoe.pipeline.nodes import refuse_local, require_here
-from ecgmoe.pipeline.prepared import PreparedData, split_rows
+from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.ray_data import actors, map_shards
 from ecgmoe.pipeline.schema import shard_name
 from ecgmoe.pipeline.store import Store, digest_of
@@ -171,12 +171,7 @@ def predict_perturbed(
     """
     prepared = PreparedData(data)
     refuse_local(data=prepared.store.root, out=out.root, storage=next(iter(models.values())))
-    labels = prepared.labels()
-    labels = labels.take(pa.array(split_rows(labels, split)))
-    if leave_out is not None:
-        labels = labels.filter(pa.array(~np.isin(labels["study_id"].to_numpy(), leave_out)))
-    if not len(labels):
-        raise ValueError(f"{data} has no record in the split {split!r}")
+    labels = wanted_labels(prepared, split, leave_out)
     refuse_other_plan(out, plan_of(models, prepared, labels, conditions, seed))
     there = [set((out / PREDICTIONS / run).names()) for run in models]
     numbers = [each for each in pc.unique(labels["shard"]).to_pylist() if not all(shard_name(each) in t for t in there)]

@@ -45,6 +45,26 @@ class PredictShard:
         return prediction_table(values, labels, self.predictor.tasks, **more)
 
 
+def wanted_labels(data: PreparedData, split: str, leave_out: npt.NDArray[np.int64] | None = None) -> pa.Table:
+    """Labels of the records of a split, without those that are left out.
+
+    Args:
+        data: prepared folder.
+        split: "train", "validation", "test", or "all" records.
+        leave_out: study_id of records that are not predicted.
+
+    Raises:
+        ValueError: there is none.
+    """
+    labels = data.labels()
+    labels = labels.take(pa.array(split_rows(labels, split)))
+    if leave_out is not None:
+        labels = labels.filter(pa.array(~np.isin(labels["study_id"].to_numpy(), leave_out)))
+    if not len(labels):
+        raise ValueError(f"{data.store.root} has no record in the split {split!r}")
+    return labels
+
+
 def predict_split(model: str, data: str, split: str, leave_out: npt.NDArray[np.int64] | None = None) -> pa.Table:
     """Predict every record of a split.
 
@@ -61,12 +81,7 @@ def predict_split(model: str, data: str, split: str, leave_out: npt.NDArray[np.i
         ValueError: the split is empty, or a path is local and the cluster has several nodes.
     """
     refuse_local(data=data, model=model)
-    labels = PreparedData(data).labels()
-    labels = labels.take(pa.array(split_rows(labels, split)))
-    if leave_out is not None:
-        labels = labels.filter(pa.array(~np.isin(labels["study_id"].to_numpy(), leave_out)))
-    if not len(labels):
-        raise ValueError(f"{data} has no record in the split {split!r}")
+    labels = wanted_labels(PreparedData(data), split, leave_out)
     shards = [labels.filter(pc.equal(labels["shard"], shard)) for shard in pc.unique(labels["shard"])]
     step = PredictShard, {"fn_constructor_kwargs": {"model": model, "data": data}, **actors(len(shards))}
     tables = list(map_shards(f"predict {split}", shards, step))

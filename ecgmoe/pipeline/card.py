@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from ecgmoe.datasets.schema import SPLITS, UNUSED, StudyIndex
 from ecgmoe.ecg.rhythm import TAXONOMIES
 from ecgmoe.pipeline.card_page import Example, Names, render
 from ecgmoe.pipeline.config import ROW_GROUP_ROWS
+from ecgmoe.pipeline.reasons import general_reason
 from ecgmoe.pipeline.record_shard import Exclusion
 from ecgmoe.pipeline.schema import shard_name, signals_of
 from ecgmoe.pipeline.store import Store
@@ -116,13 +116,6 @@ def summary(
         "digests": {name: manifest[name] for name in manifest if name.endswith("_sha256")},
         "versions": {name: manifest[name] for name in ("schema_version", "prepare_version")},
     }
-
-
-def general_reason(reason: str) -> str:
-    """A reason without what is one record's own: leads, numbers, names of files, quoted text."""
-    reason = re.sub(r"'[^']*'", "'...'", reason.split(": ")[0])
-    reason = re.sub(r"\S+\.(hea|dat|mat)\b", r"*.\1", reason)
-    return re.sub(r"[-+]?\d+(?:[.,]\d+)*", "#", reason)
 
 
 def _split_counts(labels: pa.Table) -> dict[str, int]:

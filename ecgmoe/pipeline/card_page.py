@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
-
 from ecgmoe.ecg.paper import ecg_png
 from ecgmoe.ecg.record import Signal
+from ecgmoe.html_page import data_url, environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,24 +40,16 @@ class Names:
 
 def render(card: dict[str, Any], names: Names, examples: list[Example]) -> str:
     """The page of `card.summary`'s numbers. Everything that comes from the dataset is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ecgmoe.pipeline"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["share"] = lambda value: "not known" if value is None else f"{value:.1%}"
-    environment.filters["number"] = lambda value: f"{value:,}"
+    templates = environment("ecgmoe.pipeline")
+    templates.filters["share"] = lambda value: "not known" if value is None else f"{value:.1%}"
+    templates.filters["number"] = lambda value: f"{value:,}"
     pictures = [
-        {"title": example.title, "data": _base64(ecg_png(example.signal, example.r_peaks, example.title))}
+        {"title": example.title, "data": data_url(ecg_png(example.signal, example.r_peaks, example.title))}
         for example in examples
     ]
     known = {name: value for name, value in card["distributions"].items() if value["count"]}
-    histograms = _base64(_histograms(known, names)) if known else None
-    return environment.get_template("card.html").render(
-        card=card, names=names, pictures=pictures, histograms=histograms
-    )
+    histograms = data_url(_histograms(known, names)) if known else None
+    return templates.get_template("card.html").render(card=card, names=names, pictures=pictures, histograms=histograms)
 
 
 def _histograms(distributions: dict[str, dict[str, Any]], names: Names) -> bytes:
@@ -80,7 +70,3 @@ def _histograms(distributions: dict[str, dict[str, Any]], names: Names) -> bytes
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
     return picture.getvalue()
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
-from ecgmoe.pipeline.card import general_reason
+
+def general_reason(reason: str) -> str:
+    """A reason without what is one record's own: leads, numbers, names of files, quoted text."""
+    reason = re.sub(r"'[^']*'", "'...'", reason.split(": ")[0])
+    reason = re.sub(r"\S+\.(hea|dat|mat)\b", r"*.\1", reason)
+    return re.sub(r"[-+]?\d+(?:[.,]\d+)*", "#", reason)
 
 
 class FrequentReasons:

@@ -24,6 +24,7 @@ from documents import python_block
 from ecgmoe.config_tools import from_dict
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.evaluation.calibration import Calibration
+from ecgmoe.evaluation.report import number
 from ecgmoe.tasks import task_table
 from external_records import write_ludb
 from jobs import job
@@ -80,7 +81,7 @@ def test_the_whole_way(folder: Path, call: Callable[..., str]) -> None:
     page = (run / "report" / "report.html").read_text()
     assert "SIMULATED DATA" in page
     assert "Random-initialised backbones" in page
-    assert f"{metrics['tasks']['rr']['mae']:.4g}"[:4] in page
+    assert f"<td>{number(metrics['tasks']['rr']['mae'])}</td>" in page
     test_studies = labels_of(folder, "test")
     predictions = pq.read_table(run / "predictions" / "test.parquet").to_pylist()
     assert sorted(row["study_id"] for row in predictions) == sorted(test_studies)
