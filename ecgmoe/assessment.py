@@ -23,6 +23,7 @@ from ecgmoe.evaluation.constant import Constants
 from ecgmoe.evaluation.known import predicted_values
 from ecgmoe.evaluation.linear import linear_beside
 from ecgmoe.evaluation.metrics import evaluate
+from ecgmoe.evaluation.model_card import Card, model_card
 from ecgmoe.evaluation.page import Page, render
 from ecgmoe.evaluation.report import LINEAR, report_files, text_table
 from ecgmoe.evaluation.routing import heat_maps, routing_summary
@@ -31,6 +32,7 @@ from ecgmoe.evaluation.subgroups import class_metrics, confusion, subgroup_metri
 from ecgmoe.evaluation.worst import draw, worst_errors
 from ecgmoe.inference.predict_split import predict_split
 from ecgmoe.inference.predictor import read_calibration
+from ecgmoe.model.files import CALIBRATION, CARD
 from ecgmoe.pipeline.prepared import EVERY_SPLIT, PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.tasks import Task
@@ -49,7 +51,8 @@ def evaluate_run(
     """Predict a split with a finished run's model, and write predictions/<split>.parquet and a report.
 
     The baselines beside the model are fitted on the training split of the data that the run was trained on, and its
-    probabilities are calibrated on their validation split, once, into its model folder.
+    probabilities are calibrated on their validation split, once, into its model folder, where the test split also leaves the
+    model's card.
 
     Args:
         name: of the run.
@@ -116,6 +119,7 @@ def evaluate_run(
             file.write(picture)
     if routing:
         store.write_json(f"{report}/routing.json", routing)
+    about_data = prepared.store.read_json("card.json") if prepared.store.exists("card.json") else None
     page = Page(
         title=title,
         notes=remarks,
@@ -125,7 +129,7 @@ def evaluate_run(
         beside=others,
         routing=routing,
         worst=draw(prepared, worst_errors(predictions, tasks)),
-        card=prepared.store.read_json("card.json") if prepared.store.exists("card.json") else None,
+        card=about_data,
         facts=facts(store, prepared, len(predictions), seconds),
     )
     files = {**report_files(metrics, title, remarks), "report.html": render(page)}
@@ -133,6 +137,20 @@ def evaluate_run(
     whole = files.pop("metrics.json")
     for file_name, text in files.items():
         store.write_text(f"{report}/{file_name}", text)
+    if part == "test":
+        card = Card(
+            name=name,
+            dataset=trained_on.manifest["dataset"],
+            model=store.read_json("model/config.json"),
+            tasks=tasks,
+            evaluated=headline(split, trained_on, prepared, len(predictions)),
+            notes=remarks,
+            metrics=metrics,
+            data=about_data,
+            calibration=calibration,
+            versions={"trained by": _code(stored["code"]), "evaluated by": _code(code_revision()), **environment()},
+        )
+        store.write_text(f"model/{CARD}", model_card(card))
     print("\n" + text_table(metrics, title, remarks), flush=True)
     print(f"\nreport {store.path(report)}/report.html\nmodel  {store.path('model')}", flush=True)
     track(store, metrics, part, report, {**files, "metrics.json": whole}, pictures)
@@ -176,13 +194,13 @@ def calibrate(model: Store, data: PreparedData, tasks: Sequence[Task]) -> Calibr
     Validation chose the checkpoint, and so is a little easier for the model than new patients are: the report says what
     is covered on the split that it is about.
     """
-    if model.exists(calibrating.FILE):
+    if model.exists(CALIBRATION):
         return read_calibration(model)
     source = f"the validation split of {data.manifest['dataset']}"
     if not pc.any(pc.equal(data.labels()["split"], "validation")).as_py():
         return Calibration(left_out={task.name: f"{source} is empty" for task in tasks}, fitted_on=source)
     calibration = calibrating.fit(predict_split(model.root, data.store.root, "validation"), tasks, source)
-    model.write_json(calibrating.FILE, to_dict(calibration))
+    model.write_json(CALIBRATION, to_dict(calibration))
     return calibration
 
 

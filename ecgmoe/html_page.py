@@ -7,11 +7,14 @@ import base64
 import jinja2
 
 
-def environment(package: str) -> jinja2.Environment:
-    """Templates of a package's folder templates/; a name that a template is not given is an error."""
+def environment(package: str, *, html: bool = True) -> jinja2.Environment:
+    """Templates of a package's folder templates/; a name that a template is not given is an error.
+
+    Without `html` nothing is escaped: for Markdown.
+    """
     return jinja2.Environment(
         loader=jinja2.PackageLoader(package),
-        autoescape=True,
+        autoescape=html,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -106,9 +107,23 @@ def describe(name: str, backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def rebuild(description: Mapping[str, Any]) -> Backbone:
-    """A backbone as `describe` told of it; its weights are to be loaded."""
-    kind = backbone_class(description["name"], description["implementation"])
+def rebuild(description: Mapping[str, Any], *, only_imported: bool = False) -> Backbone:
+    """A backbone as `describe` told of it; its weights are to be loaded.
+
+    Args:
+        description: of the backbone.
+        only_imported: import no module of another package than this one for it.
+
+    Raises:
+        ValueError: its class cannot be imported, may not be, or is no backbone.
+    """
+    name, path = description["name"], description["implementation"]
+    module = path.partition(":")[0] if path else ""
+    if only_imported and module and module.split(".")[0] != "ecgmoe" and module not in sys.modules:
+        raise ValueError(f"the backbone {name!r} is the class {path}: import {module} first, if you trust it")
+    kind = backbone_class(name, path)
+    if Backbone not in getattr(kind, "__mro__", ()):
+        raise ValueError(f"the backbone {name!r}: {path} is no class of a backbone")
     with torch.random.fork_rng(devices=[]):
         backbone = kind(from_dict(kind.architecture_type, description["architecture"]))
         if description["lora"]:

@@ -16,6 +16,9 @@ N_SAMPLES = SAMPLING_RATE_HZ * DURATION_S
 MISSING = -32768
 UV_PER_MV = 1000
 MAX_UV = 32767
+PREPROCESSING_VERSION = 3
+"""Raised when the same waveform file gives another record or other R peaks (conversion, quality, detector). Prepared data and
+models carry it."""
 
 Signal = npt.NDArray[np.int16]
 """A canonical record: int16 (12, 5000), microvolt, `MISSING` where there is no sample."""

@@ -24,9 +24,6 @@ from ecgmoe.config_tools import require
 from ecgmoe.evaluation.known import known_arrays
 from ecgmoe.tasks import Task
 
-FILE = "calibration.json"
-"""Its name in a model folder."""
-
 LEVEL = 0.9
 """Share of patients that an interval or a set is to hold the truth of."""
 

@@ -126,10 +126,17 @@ def text_table(metrics: Mapping[str, Any], title: str, notes: Sequence[str] = ()
 
 def markdown_table(metrics: Mapping[str, Any], title: str, notes: Sequence[str] = ()) -> str:
     """The same table in Markdown."""
-    names = header(metrics)
-    lines = [f"# {title}", "", *(f"**{note}**  " for note in notes), "", _cells(names), _cells(["---"] * len(names))]
+    lines = [f"# {title}", "", *(f"**{note}**  " for note in notes), ""]
     below = _apart([f"{note}  " for note in footnotes(metrics)])
-    return "\n".join([*lines, *(_cells(row) for row in rows(metrics)), *below, "", RESEARCH_ONLY, ""])
+    return "\n".join([*lines, markdown_rows([header(metrics), *rows(metrics)]), *below, "", RESEARCH_ONLY, ""])
+
+
+def markdown_rows(table: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its first row the header; nothing where there is no row."""
+    if not table:
+        return ""
+    names, *others = table
+    return "\n".join([_cells(names), _cells(["---"] * len(names)), *map(_cells, others)])
 
 
 def csv_table(metrics: Mapping[str, Any]) -> str:

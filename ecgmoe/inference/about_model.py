@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ecgmoe
-from ecgmoe.evaluation.calibration import FILE as CALIBRATION
 from ecgmoe.evaluation.calibration import Calibration
 from ecgmoe.inference.predictor import check_model, read_calibration
-from ecgmoe.model.folder import CONFIG, WEIGHTS, ModelFolderError
+from ecgmoe.model.files import CALIBRATION, CONFIG, WEIGHTS
+from ecgmoe.model.folder import ModelFolderError
 from ecgmoe.pipeline.store import Store, digest_of
 from ecgmoe.tasks import Task, task_table
 

@@ -29,7 +29,7 @@ from ecgmoe.evaluation.predictions import prediction_table
 from ecgmoe.inference.predict_split import BATCH, wanted_labels
 from ecgmoe.inference.predictor import Predictor
 from ecgmoe.model.batch import ECGBatch, pad_r_peaks
-from ecgmoe.model.folder import CONFIG, WEIGHTS
+from ecgmoe.model.files import CONFIG, WEIGHTS
 from ecgmoe.pipeline.nodes import refuse_local, require_here
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.ray_data import actors, map_shards

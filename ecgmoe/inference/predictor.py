@@ -9,12 +9,12 @@ import numpy.typing as npt
 import torch
 
 from ecgmoe.config_tools import from_dict
-from ecgmoe.evaluation.calibration import FILE as CALIBRATION
 from ecgmoe.evaluation.calibration import Calibration
 from ecgmoe.filesystem import temporary_folder
 from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.ecg_moe import Output
-from ecgmoe.model.folder import CONFIG, WEIGHTS, ModelFolderError, load_model
+from ecgmoe.model.files import CALIBRATION, CONFIG, WEIGHTS
+from ecgmoe.model.folder import ModelFolderError, load_model
 from ecgmoe.pipeline.store import Store
 
 
@@ -56,7 +56,8 @@ class Predictor:
             with temporary_folder() as local:
                 for name in (CONFIG, WEIGHTS):
                     store.download(name, local / name)
-                self.model, self.config = load_model(local)
+                # What somebody else put there must not choose which modules are run.
+                self.model, self.config = load_model(local, foreign=store.root.startswith("hf://"))
         self.model.to(self.device)
         self.tasks = self.model.tasks
         self.calibration = read_calibration(store)

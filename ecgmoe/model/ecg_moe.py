@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from ecgmoe.model.fusion import FusionTrunk, MultiModelFeatures
 from ecgmoe.model.gating import ExpertGate, FusionGate, Positions, TaskConditioning
 from ecgmoe.model.mixtures import MIXTURES, Mixture
 from ecgmoe.model.statistics import TrainingStatistics
+from ecgmoe.model.trained_on import TrainedOn
 from ecgmoe.tasks import Task
 
 
@@ -68,6 +70,9 @@ class Output:
 class ECGMoE(nn.Module):
     """The model.
 
+    Attributes:
+        trained_on: the training split, where a model folder told of it.
+
     Args:
         config: sizes.
         tasks: in canonical order; one head, one gate and one adapter each.
@@ -90,7 +95,9 @@ class ECGMoE(nn.Module):
         learnt_weights: bool = False,
     ) -> None:
         super().__init__()
-        self.config, self.tasks = config, tuple(tasks)
+        self.config, self.tasks, self.statistics = config, tuple(tasks), statistics
+        self.backbone_names = tuple(widths)
+        self.trained_on: TrainedOn | None = None
         self.target_mean, self.target_std = statistics.target_mean, statistics.target_std
         p, d = len(self.tasks), config.width
         # What all tasks share stands once, and is spread over them where adapters and heads begin.
@@ -195,6 +202,51 @@ class ECGMoE(nn.Module):
             log_variance=None if self.log_variance is None else self.log_variance.clone(),
         )
 
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None, token: str | None = None) -> ECGMoE:
+        """A trained model in evaluation mode, starting from waveforms. Neither Ray nor DeepSpeed is imported.
+
+        What it returns is as trained: calibrated probabilities, intervals and the quality policy are `ecgmoe.predict`'s.
+
+        Args:
+            source: a model folder, or "owner/name" of a model on the hub.
+            revision: branch, tag or commit on the hub.
+            token: for a model on the hub that is not public; None takes the one that `hf auth login` stored.
+
+        Raises:
+            ModelFolderError: it is not there, torn, or not a model of this project; the message says what to do.
+        """
+        from ecgmoe.model import pretrained
+
+        return pretrained.load(source, revision=revision, token=token)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model.safetensors and config.json, from which `from_pretrained` makes the same model.
+
+        A calibration is not the model's: it holds for the weights that it was fitted to, and stays where it was.
+
+        Raises:
+            ValueError: cached backbones are not part of this model, so that it could not start from waveforms.
+            StorageError: the folder cannot be written.
+        """
+        from ecgmoe.model import pretrained
+
+        pretrained.save(self, Path(folder))
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Put what `save_pretrained` writes on the hub, and return its address.
+
+        `jobs/publish.py` takes a run's folder, with its card and its calibration.
+
+        Args:
+            repo_id: "owner/name", made where it is not there.
+            private: of a new one.
+            token: as for `from_pretrained`.
+        """
+        from ecgmoe.model import pretrained
+
+        return pretrained.push(self, repo_id, private=private, token=token)
+
     def train(self, mode: bool = True) -> ECGMoE:
         """Training mode, but for frozen backbones: their dropout would make them another function."""
         super().train(mode)
@@ -202,6 +254,11 @@ class ECGMoE(nn.Module):
             if not any(parameter.requires_grad for parameter in backbone.parameters()):
                 backbone.eval()
         return self
+
+    @property
+    def live(self) -> dict[str, Backbone]:
+        """The backbones that run in the graph, by name, in the order of the configuration."""
+        return {name: self.backbones[name] for name in self.backbone_names if name in self.backbones}  # type: ignore[misc]
 
     def _head(self, task: Task, features: Tensor, summary: Tensor) -> Tensor:
         prediction = self.heads[task.name](features).float()

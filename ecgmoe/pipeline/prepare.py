@@ -19,6 +19,7 @@ from ecgmoe.datasets.index import build_index
 from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.datasets.schema import DatasetError, StudyIndex
 from ecgmoe.datasets.tables import folder_exists
+from ecgmoe.ecg.record import PREPROCESSING_VERSION
 from ecgmoe.pipeline.card import write_card
 from ecgmoe.pipeline.config import DatasetName, PrepareConfig
 from ecgmoe.pipeline.labels import label_table
@@ -30,9 +31,6 @@ from ecgmoe.pipeline.scale import announce
 from ecgmoe.pipeline.schema import EXCLUSION_SCHEMA, RECORD_SCHEMA, SCHEMA_VERSION, shard_name
 from ecgmoe.pipeline.shards import default_shard_rows, plan_shards
 from ecgmoe.pipeline.store import StorageError, Store, digest_of, file_stamp
-
-PREPARE_VERSION = 3
-"""Raised when the same waveform file gives another record (conversion, quality, R peaks)."""
 
 
 def prepare(
@@ -117,7 +115,7 @@ def finished_manifest(store: Store, asked: dict[str, Any]) -> dict[str, Any] | N
     tables, shard_bytes = inputs.pop("tables"), inputs.pop("shard_bytes", None)
     same = (
         inputs == asked
-        and (manifest["schema_version"], manifest["prepare_version"]) == (SCHEMA_VERSION, PREPARE_VERSION)
+        and (manifest["schema_version"], manifest["prepare_version"]) == (SCHEMA_VERSION, PREPROCESSING_VERSION)
         and all(_stamp(path) == stamp for path, stamp in tables.items())
         and (store / "records").sizes() == shard_bytes
         and all(store.exists(name) for name in ("labels.parquet", "exclusions.parquet", "card.html"))
@@ -136,7 +134,7 @@ def shard_plan(index: StudyIndex, config: PrepareConfig) -> tuple[list[pa.Table]
     shards = plan_shards(index.table, shard_rows)
     plan = {
         "schema_version": SCHEMA_VERSION,
-        "prepare_version": PREPARE_VERSION,
+        "prepare_version": PREPROCESSING_VERSION,
         "dataset": index.source,
         "quality": to_dict(config.quality),
         "reader": to_dict(config.reader),

@@ -228,7 +228,7 @@ def file_stamp(path: str) -> list[Any] | None:
         info = files.info(inner)
     except FileNotFoundError:
         return None
-    times = (info.get(name) for name in ("mtime", "ETag", "etag", "LastModified", "updated", "created"))
+    times = (info.get(name) for name in ("mtime", "ETag", "etag", "blob_id", "LastModified", "updated", "created"))
     return [info["size"], str(next((time for time in times if time is not None), ""))]
 
 

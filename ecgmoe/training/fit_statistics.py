@@ -10,6 +10,7 @@ from torch import Tensor
 from ecgmoe.config import RunConfig
 from ecgmoe.model.frontend import characteristics, rr_summary
 from ecgmoe.model.statistics import TrainingStatistics, class_weights, target_scaling
+from ecgmoe.model.trained_on import TrainedOn
 from ecgmoe.pipeline.prepared import PreparedData, split_rows
 from ecgmoe.training.loader import BatchReader
 
@@ -41,6 +42,19 @@ def training_statistics(data: PreparedData, labels: pa.Table, config: RunConfig)
         target_mean=mean,
         target_std=std,
         class_weights=class_weights(train, tasks, config.loss.class_balance),
+    )
+
+
+def trained_on(data: PreparedData, labels: pa.Table, config: RunConfig) -> TrainedOn:
+    """What the model of a run on these data says of them."""
+    train = labels.take(pa.array(split_rows(labels, "train")))
+    return TrainedOn(
+        dataset=data.manifest["dataset"],
+        records=len(train),
+        patients=len(train["patient_id"].unique()),
+        labels={task.name: len(train) - train[task.label].null_count for task in config.task_table()},
+        labels_sha256=data.manifest["labels_sha256"],
+        preprocessing_version=data.manifest["prepare_version"],
     )
 
 

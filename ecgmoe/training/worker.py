@@ -27,6 +27,7 @@ from ecgmoe.training.checkpoint import Position
 from ecgmoe.training.checkpoint_store import CheckpointStore
 from ecgmoe.training.engine import initialise
 from ecgmoe.training.faults import memory_advice
+from ecgmoe.training.fit_statistics import trained_on
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.loader import BatchReader
 from ecgmoe.training.memory_report import PROBED, log_memory, plan_memory
@@ -57,6 +58,7 @@ class Worker:
         data = PreparedData(job.data, job.features)
         self.labels = data.labels()
         self.rows, self.groups = split_rows(self.labels, "train"), row_groups(self.labels)
+        self.trained_on = trained_on(data, self.labels, self.config)
         self.reader = BatchReader(data, self.labels, self.tasks, 2 * self.training.slots // self.world)
         self.steps_per_epoch = len(self.rows) // self.training.global_batch
         self.total_steps = self.steps_per_epoch * self.training.epochs
@@ -240,6 +242,7 @@ class Worker:
             taxonomy=self.config.taxonomy,
             backbones=self.backbones,
             statistics=self.statistics,
+            trained_on=self.trained_on,
         )
 
 

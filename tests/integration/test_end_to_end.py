@@ -82,6 +82,7 @@ def test_the_whole_way(folder: Path, call: Callable[..., str]) -> None:
     assert "SIMULATED DATA" in page
     assert "Random-initialised backbones" in page
     assert f"<td>{number(metrics['tasks']['rr']['mae'])}</td>" in page
+    check_card(run, len(labels_of(folder, "train")), metrics)
     test_studies = labels_of(folder, "test")
     predictions = pq.read_table(run / "predictions" / "test.parquet").to_pylist()
     assert sorted(row["study_id"] for row in predictions) == sorted(test_studies)
@@ -97,9 +98,21 @@ def test_the_whole_way(folder: Path, call: Callable[..., str]) -> None:
     check_predictions(pq.read_table(out).to_pylist(), predictions, excluded, calibration)
 
 
+def check_card(run: Path, training_records: int, metrics: dict[str, Any]) -> None:
+    """The model folder says what it was trained on, and its card what came of it."""
+    trained_on = json.loads((run / "model" / "config.json").read_text())["trained_on"]
+    assert (trained_on["dataset"], trained_on["records"]) == ("simulated", training_records)
+    card = (run / "model" / "README.md").read_text()
+    assert "SIMULATED DATA" in card
+    assert f"Trained on simulated: {training_records:,} records" in card
+    low, high = metrics["tasks"]["age"]["mae_ci"]
+    assert f"| {number(low)} .. {number(high)} |" in card
+
+
 def check_external(folder: Path, run: Path, evaluate: Callable[..., str]) -> None:
     """All records of another dataset, with a list of what it lacks; the run's own report stays what it is."""
-    own = (run / "report" / "metrics.json").read_bytes()
+    of_run = [run / "report" / "metrics.json", run / "model" / "README.md"]
+    own = [file.read_bytes() for file in of_run]
     write_ludb(folder / "ludb", [{}, {"Rhythms": "Atrial fibrillation"}, {"Sex": "M"}, {"Age": ">89"}])
     prepare_here(folder / "ludb", folder / "other", dataset="ludb")
     said = evaluate("--data", str(folder / "other"), "--split", "all")
@@ -119,7 +132,7 @@ def check_external(folder: Path, run: Path, evaluate: Callable[..., str]) -> Non
     assert len(metrics["absent"]["classes"]["arrhythmia"]) == 13
     assert metrics["seen"] == {"left_out": 0, "notes": []}
     assert len(pq.read_table(run / "predictions" / "all-other.parquet")) == 4
-    assert (run / "report" / "metrics.json").read_bytes() == own
+    assert [file.read_bytes() for file in of_run] == own
     assert "includes its training records: name train" in evaluate("--split", "all", expect=2)
 
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from ecgmoe.config_tools import to_dict
-from ecgmoe.evaluation.calibration import FILE, Calibration
+from ecgmoe.evaluation.calibration import Calibration
 from ecgmoe.inference import predict_files
+from ecgmoe.model.files import CALIBRATION as FILE
 from ecgmoe.pipeline.ray_data import Step
 from model_examples import saved_model
 from prepared_examples import map_here

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ecgmoe.backbones.signal import to_millivolt
-from ecgmoe.model.folder import CONFIG, WEIGHTS, ModelFolderError, load_model
+from ecgmoe.model.files import CONFIG, WEIGHTS
+from ecgmoe.model.folder import ModelFolderError, load_model
 from model_examples import batch, saved_model
 
 
@@ -51,7 +52,7 @@ def test_foreign_and_torn_folders_are_refused(tmp_path: Path) -> None:
         load_model(tmp_path)
     (tmp_path / WEIGHTS).write_bytes(good_weights)
     (tmp_path / CONFIG).write_text("{}")
-    with pytest.raises(ModelFolderError, match="format version None"):
+    with pytest.raises(ModelFolderError, match="has no format_version"):
         load_model(tmp_path)
     (tmp_path / CONFIG).write_text(good_config[:100])
     with pytest.raises(ModelFolderError, match="not the configuration of a model"):
