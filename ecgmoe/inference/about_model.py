@@ -10,7 +10,7 @@ import ecgmoe
 from ecgmoe.evaluation.calibration import Calibration
 from ecgmoe.inference.predictor import check_model, read_calibration
 from ecgmoe.model.files import CALIBRATION, CONFIG, WEIGHTS
-from ecgmoe.model.folder import ModelFolderError
+from ecgmoe.model.folder import ModelFolderError, trained_on
 from ecgmoe.pipeline.store import Store, digest_of
 from ecgmoe.tasks import Task, task_table
 
@@ -26,12 +26,14 @@ class AboutModel:
 
     Attributes:
         version: the first 12 digits of a SHA-256 over its weights, configuration and calibration.
-        tasks: in their order.
+        tasks: what it predicts, in their order.
+        untrained: tasks of which training had no label; they are not predicted.
         calibration: an empty one where the folder has none.
     """
 
     version: str
     tasks: tuple[Task, ...]
+    untrained: tuple[str, ...]
     calibration: Calibration
 
     @property
@@ -49,6 +51,12 @@ class AboutModel:
             "classes": {task.name: list(task.classes) for task in self.tasks if task.classes},
         }
         return {b"ecgmoe": json.dumps(content).encode()}
+
+    def not_predicted(self) -> str | None:
+        """One line about the tasks that were never trained; None where there are none."""
+        if not self.untrained:
+            return None
+        return f"not predicted: {', '.join(self.untrained)} (the training data of this model have no label of it)"
 
     def not_calibrated(self) -> str | None:
         """One line about what has no calibration; None where everything has."""
@@ -73,10 +81,13 @@ def about_model(folder: str) -> AboutModel:
     try:
         config = store.read_json(CONFIG)
         tasks = task_table(tuple(config["tasks"]), config["taxonomy"])
-    except (KeyError, TypeError, OSError) as error:
+        split = trained_on(config)
+    except (KeyError, TypeError, ValueError, OSError) as error:
         raise ModelFolderError(f"{store.path(CONFIG)} is not the configuration of a model ({error!r})") from error
+    untrained = split.untrained if split else ()
     return AboutModel(
         version=digest_of({name: store.sha256(name) for name in FILES if store.exists(name)})[:12],
-        tasks=tasks,
+        tasks=tuple(task for task in tasks if task.name not in untrained),
+        untrained=untrained,
         calibration=read_calibration(store),
     )

@@ -156,6 +156,8 @@ def write_predictions(
     found = list_source(source)
     model = Store(model).root
     refuse_local(model=model, input=found.local, out=store.root)
+    if never := about.not_predicted():
+        print(never, flush=True)
     if missing := about.not_calibrated():
         print(f"predict: {missing}", flush=True)
     blocks = cut(found.records)

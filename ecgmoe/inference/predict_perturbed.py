@@ -61,7 +61,7 @@ class PredictPerturbedShard:
             require_here(folder)
         require_here(out, PLAN)
         # As the models say it, as in `PredictShard`.
-        self.predictors = {run: Predictor(folder, calibrated=False) for run, folder in models.items()}
+        self.predictors = {run: Predictor(folder, calibrated=False, untrained=True) for run, folder in models.items()}
         self.data, self.out = PreparedData(data), Store(out)
         self.conditions, self.seed = list(conditions), seed
 

@@ -25,7 +25,7 @@ class PredictShard:
         require_here(model)
         require_here(data)
         # As the model says it: what calibration is worth is measured on these.
-        self.predictor = Predictor(model, calibrated=False)
+        self.predictor = Predictor(model, calibrated=False, untrained=True)
         self.data = PreparedData(data)
 
     def __call__(self, labels: pa.Table) -> pa.Table:

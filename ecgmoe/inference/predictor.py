@@ -33,21 +33,26 @@ def check_model(folder: str) -> None:
 
 
 class Predictor:
-    """Predicts all tasks of a model.
+    """Predicts the tasks of a model.
 
     Args:
         folder: path or URL of a model folder.
         device: None takes a GPU where there is one.
         calibrated: probabilities are those that the folder's calibration.json makes of the model's, where it has one.
+        untrained: predict tasks too of which training had no label. What a model says of them means nothing, and nobody
+            but a measurement should be told.
 
     Attributes:
+        tasks: what it predicts.
         calibration: of the folder; an empty one where it has none.
 
     Raises:
         ModelFolderError: the folder is not a model, or it is torn.
     """
 
-    def __init__(self, folder: str, device: torch.device | None = None, *, calibrated: bool = True) -> None:
+    def __init__(
+        self, folder: str, device: torch.device | None = None, *, calibrated: bool = True, untrained: bool = False
+    ) -> None:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         store = Store(folder)
         if store.local:
@@ -59,7 +64,9 @@ class Predictor:
                 # What somebody else put there must not choose which modules are run.
                 self.model, self.config = load_model(local, foreign=store.root.startswith("hf://"))
         self.model.to(self.device)
-        self.tasks = self.model.tasks
+        never = () if untrained or self.model.trained_on is None else self.model.trained_on.untrained
+        self.tasks = tuple(task for task in self.model.tasks if task.name not in never)
+        self.only = [task.name for task in self.tasks] if never else None
         self.calibration = read_calibration(store)
         self.calibrated = calibrated
 
@@ -70,7 +77,7 @@ class Predictor:
     @torch.inference_mode()
     def output(self, batch: ECGBatch) -> Output:
         """What one pass gives, with all of its routing, on the predictor's device."""
-        return self.model(batch.to(self.device))
+        return self.model(batch.to(self.device), self.only)
 
     @torch.inference_mode()
     def with_routing(

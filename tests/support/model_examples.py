@@ -18,6 +18,7 @@ from ecgmoe.model.ecg_moe import ECGMoE
 from ecgmoe.model.folder import model_config, save_model
 from ecgmoe.model.frontend import CHARACTERISTICS
 from ecgmoe.model.statistics import TrainingStatistics
+from ecgmoe.model.trained_on import TrainedOn
 from ecgmoe.tasks import TASK_NAMES, Task, task_table
 
 TASKS = task_table()
@@ -90,7 +91,20 @@ def batch(beats: tuple[int, ...] = (10, 14, 8, 11), seed: int = 0) -> ECGBatch:
     )
 
 
-def saved_model(folder: Path, seed: int = 0, config: ModelConfig | None = None) -> ECGMoE:
+TRAINED_ON = TrainedOn(
+    dataset="made-up",
+    records=1234,
+    patients=1001,
+    labels={"rr": 1234, "age": 1200, "sex": 1234, "potassium": 0, "arrhythmia": 1100},
+    labels_sha256="0123456789abcdef",
+    preprocessing_version=3,
+)
+"""Of a model that was never told of potassium."""
+
+
+def saved_model(
+    folder: Path, seed: int = 0, config: ModelConfig | None = None, trained_on: TrainedOn | None = None
+) -> ECGMoE:
     """A small model of a live and a cached backbone with random weights, written to `folder`."""
     backbones = {
         "dlinear": registry.build(BackboneConfig(name="dlinear", size="tiny", seed=seed)),
@@ -111,6 +125,7 @@ def saved_model(folder: Path, seed: int = 0, config: ModelConfig | None = None) 
         taxonomy="rhythm15",
         backbones=backbones,
         statistics=statistics(),
+        trained_on=trained_on,
     )
     save_model(folder, dict(net.state_dict()), content, {"timesnet": backbones["timesnet"]})
     return net.eval()

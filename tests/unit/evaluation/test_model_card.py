@@ -17,23 +17,14 @@ from ecgmoe.evaluation.model_card import Card, model_card
 from ecgmoe.evaluation.report import number
 from ecgmoe.evaluation.subgroups import subgroup_metrics
 from ecgmoe.model.folder import CONFIG, read_config
-from ecgmoe.model.trained_on import TrainedOn
 from ecgmoe.tasks import task_table
-from model_examples import saved_model
+from model_examples import TRAINED_ON, saved_model
 from predictions_examples import made_up
 
 TASKS = task_table()
 CONSTANTS = Constants(
     median={"rr": 800.0, "age": 55.0},
     prior={"sex": (0.5, 0.5), "potassium": (0.75, 0.25), "arrhythmia": (1 / 15,) * 15},
-)
-TRAINED_ON = TrainedOn(
-    dataset="made-up",
-    records=1234,
-    patients=1001,
-    labels={"rr": 1234, "age": 1200, "sex": 1234, "potassium": 0, "arrhythmia": 1100},
-    labels_sha256="0123456789abcdef",
-    preprocessing_version=3,
 )
 WEIGHTS_OF = {"source": "lab/weights", "sha256": "fedcba9876543210", "licence": "MIT", "pretraining": "many ECGs"}
 

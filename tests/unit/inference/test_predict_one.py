@@ -27,10 +27,11 @@ from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import LEADS
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.evaluation.calibration import Calibration
+from ecgmoe.inference.explain_file import explain_file
 from ecgmoe.inference.predict_files import write_predictions
 from ecgmoe.inference.predict_one import Prediction
 from ecgmoe.inference.record_table import REASON
-from model_examples import saved_model
+from model_examples import TRAINED_ON, saved_model
 from predict_examples import calibrated_model, without_ray
 from small_records import an_ecg, write_record
 
@@ -120,6 +121,23 @@ def test_without_calibration_there_are_no_intervals(folder: Path, tmp_path: Path
     assert one.level is None
     assert [task.interval for task in one.tasks.values()] == [None] * 5
     assert [task.class_set for task in one.tasks.values()] == [None] * 5
+
+
+def test_a_task_without_training_labels_is_not_predicted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a head says that nobody trained must not reach anybody; the other tasks stay what they are."""
+    saved_model(tmp_path / "knowing")
+    saved_model(tmp_path / "model", trained_on=TRAINED_ON)
+    without_ray(monkeypatch)
+    write_predictions(str(tmp_path / "model"), str(folder / "good.hea"), str(tmp_path / "out.parquet"))
+    assert "not predicted: potassium (the training data of this model have no label of it)" in capsys.readouterr().out
+    assert not [name for name in pq.read_table(tmp_path / "out.parquet").column_names if "potassium" in name]
+    ecg = ecgmoe.predict(folder / "good", model=tmp_path / "model")
+    whole = ecgmoe.predict(folder / "good", model=tmp_path / "knowing")
+    assert set(whole.tasks) - set(ecg.tasks) == {"potassium"}
+    assert ecg.tasks["age"].value == near(whole.tasks["age"].value)
+    assert explain_file(str(tmp_path / "model"), str(folder / "good"))[0].gates.keys() == ecg.tasks.keys()
 
 
 def test_a_model_is_loaded_once_until_it_changes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
