@@ -27,47 +27,47 @@ MS_PER_SAMPLE = 1000 / SAMPLING_RATE_HZ
 
 _QRS_BAND_HZ = (5.0, 25.0)
 _ENERGY_LOW_PASS_HZ = 12.0
-_THRESHOLD = 0.35
+THRESHOLD = 0.35
 """Share of the 99th percentile of the energy that a QRS reaches."""
-_MIN_DISTANCE_MS = 250
-_FLAT_UV = 5.0
-_MIN_RELATIVE_SCALE = 0.01
+MIN_DISTANCE_MS = 250
+FLAT_UV = 5.0
+MIN_RELATIVE_SCALE = 0.01
 """Of a lead's largest deflection: without it a lead free of noise would outweigh all others."""
-_AGREEING_LEADS = 3
-_T_WAVE_REACH = 180
+AGREEING_LEADS = 3
+T_WAVE_REACH = 180
 """Samples: 360 ms, as Pan and Tompkins have it."""
-_T_WAVE_HEIGHT = 0.5
+T_WAVE_HEIGHT = 0.5
 
-_R_WAVE_REACH = 50
+R_WAVE_REACH = 50
 """Samples (100 ms) between the energy's peak and the R wave: a pacing spike lies that far ahead of its wide QRS."""
-_R_WAVE_PROMINENCE = 0.2
+R_WAVE_PROMINENCE = 0.2
 """Share of the lead's range around the beat by which an R wave stands out, and rises above the lead's median."""
-_R_WAVE_SPREAD = 20
+R_WAVE_SPREAD = 20
 """Samples (40 ms): a beat whose R wave lies further from where the record's others lie is placed as they are."""
-_TRIED_LEADS = 3
-_LEAD_II = LEADS.index("II")
+TRIED_LEADS = 3
+LEAD_II = LEADS.index("II")
 
-_PAD = 200  # with it the transform's length is 5400 = 2^3 3^3 5^2
-_PADDED = N_SAMPLES + 2 * _PAD
+PAD = 200  # with it the transform's length is 5400 = 2^3 3^3 5^2
+PADDED = N_SAMPLES + 2 * PAD
 
 
 def _zero_phase_gain(sections: npt.NDArray[np.float64]) -> Floats:
     """Gain of a filter run forwards and backwards, at the frequencies of the padded record."""
-    _, response = freqz_sos(sections, worN=fft.rfftfreq(_PADDED, 1 / SAMPLING_RATE_HZ), fs=SAMPLING_RATE_HZ)
+    _, response = freqz_sos(sections, worN=fft.rfftfreq(PADDED, 1 / SAMPLING_RATE_HZ), fs=SAMPLING_RATE_HZ)
     return (np.abs(response) ** 2).astype(np.float32)
 
 
-_BAND_PASS = _zero_phase_gain(butter(2, _QRS_BAND_HZ, "bandpass", fs=SAMPLING_RATE_HZ, output="sos"))
-_LOW_PASS = _zero_phase_gain(butter(2, _ENERGY_LOW_PASS_HZ, "lowpass", fs=SAMPLING_RATE_HZ, output="sos"))
+BAND_PASS = _zero_phase_gain(butter(2, _QRS_BAND_HZ, "bandpass", fs=SAMPLING_RATE_HZ, output="sos"))
+LOW_PASS = _zero_phase_gain(butter(2, _ENERGY_LOW_PASS_HZ, "lowpass", fs=SAMPLING_RATE_HZ, output="sos"))
 
 
 def _filtered(signal: Floats, gain: Floats) -> Floats:
     """Zero-phase filter along the last axis (5000), by FFT, which is cheaper than running the sections."""
     # Odd reflection: the circular transform then sees no jump from the end of the record to its beginning.
-    before = 2 * signal[..., :1] - signal[..., _PAD:0:-1]
-    after = 2 * signal[..., -1:] - signal[..., -2 : -_PAD - 2 : -1]
+    before = 2 * signal[..., :1] - signal[..., PAD:0:-1]
+    after = 2 * signal[..., -1:] - signal[..., -2 : -PAD - 2 : -1]
     spectrum = fft.rfft(np.concatenate([before, signal, after], axis=-1))
-    return fft.irfft(spectrum * gain, n=_PADDED)[..., _PAD:-_PAD]
+    return fft.irfft(spectrum * gain, n=PADDED)[..., PAD:-PAD]
 
 
 def _qrs_energy(signal: Signal) -> tuple[Floats, Floats, npt.NDArray[np.intp]] | None:
@@ -76,18 +76,18 @@ def _qrs_energy(signal: Signal) -> tuple[Floats, Floats, npt.NDArray[np.intp]] |
     leads = np.where(missing, 0, signal).astype(np.float32)
     leads -= np.median(leads[:, ::5], axis=1, keepdims=True)
     leads[missing] = 0
-    leads = np.abs(_filtered(leads, _BAND_PASS))
+    leads = np.abs(_filtered(leads, BAND_PASS))
     magnitude = leads[:, ::4]  # 125 Hz still holds what lies below 25 Hz
     largest = magnitude.max(axis=1)
-    usable = np.flatnonzero(largest > _FLAT_UV)
+    usable = np.flatnonzero(largest > FLAT_UV)
     if not len(usable):
         return None
-    scale = np.maximum(np.median(magnitude[usable], axis=1), _MIN_RELATIVE_SCALE * largest[usable])
+    scale = np.maximum(np.median(magnitude[usable], axis=1), MIN_RELATIVE_SCALE * largest[usable])
     scaled = leads[usable] / scale[:, None]
     # Where there are fewer leads, half of them have to agree.
-    agreeing = min(_AGREEING_LEADS, (len(usable) + 1) // 2)
+    agreeing = min(AGREEING_LEADS, (len(usable) + 1) // 2)
     capped = np.minimum(scaled, np.partition(scaled, -agreeing, axis=0)[-agreeing])
-    return _filtered(np.sqrt(np.mean(capped * capped, axis=0)), _LOW_PASS), scaled, usable
+    return _filtered(np.sqrt(np.mean(capped * capped, axis=0)), LOW_PASS), scaled, usable
 
 
 def detect_r_peaks(signal: Signal) -> Peaks:
@@ -103,8 +103,8 @@ def detect_r_peaks(signal: Signal) -> Peaks:
     if found is None:
         return np.empty(0, dtype=np.int32)
     energy, scaled, usable = found
-    threshold = _THRESHOLD * float(np.percentile(energy, 99))
-    humps, _ = find_peaks(energy, height=threshold, distance=round(_MIN_DISTANCE_MS / MS_PER_SAMPLE))
+    threshold = THRESHOLD * float(np.percentile(energy, 99))
+    humps, _ = find_peaks(energy, height=threshold, distance=round(MIN_DISTANCE_MS / MS_PER_SAMPLE))
     beats = _without_t_waves(humps, energy)
     if not len(beats):
         return np.empty(0, dtype=np.int32)
@@ -115,15 +115,15 @@ def detect_r_peaks(signal: Signal) -> Peaks:
 def _without_t_waves(humps: npt.NDArray[np.intp], energy: Floats) -> npt.NDArray[np.intp]:
     beats: list[int] = []
     for hump in humps.tolist():
-        soon = bool(beats) and hump - beats[-1] <= _T_WAVE_REACH
-        if not (soon and energy[hump] < _T_WAVE_HEIGHT * energy[beats[-1]]):
+        soon = bool(beats) and hump - beats[-1] <= T_WAVE_REACH
+        if not (soon and energy[hump] < T_WAVE_HEIGHT * energy[beats[-1]]):
             beats.append(hump)
     return np.array(beats, dtype=np.intp)
 
 
 def _on_r_waves(signal: Signal, beats: npt.NDArray[np.intp], clearest: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
     """The beats moved to the R waves of the first lead in which at least half of them have one."""
-    order = [_LEAD_II] * (_LEAD_II in clearest) + [lead for lead in clearest[:_TRIED_LEADS] if lead != _LEAD_II]
+    order = [LEAD_II] * (LEAD_II in clearest) + [lead for lead in clearest[:TRIED_LEADS] if lead != LEAD_II]
     for lead in order:
         shifts = _r_wave_shifts(signal[lead], beats)
         known = ~np.isnan(shifts)
@@ -131,7 +131,7 @@ def _on_r_waves(signal: Signal, beats: npt.NDArray[np.intp], clearest: npt.NDArr
             continue
         usual = np.median(shifts[known])
         # A comparison with NaN is false: a beat without an R wave, or too near an end, is placed as the others are.
-        placed = np.where(np.abs(shifts - usual) <= _R_WAVE_SPREAD, shifts, usual)
+        placed = np.where(np.abs(shifts - usual) <= R_WAVE_SPREAD, shifts, usual)
         return np.clip(beats + np.rint(placed).astype(np.intp), 0, N_SAMPLES - 1)
     return beats
 
@@ -143,13 +143,13 @@ def _r_wave_shifts(lead: npt.NDArray[np.int16], beats: npt.NDArray[np.intp]) -> 
     baseline = int(np.median(lead[present]))
     samples = np.where(present, lead, baseline).astype(np.int32) - baseline
     for number, beat in enumerate(beats):
-        if not _R_WAVE_REACH <= beat < N_SAMPLES - _R_WAVE_REACH:
+        if not R_WAVE_REACH <= beat < N_SAMPLES - R_WAVE_REACH:
             continue
-        around = samples[beat - _R_WAVE_REACH : beat + _R_WAVE_REACH + 1]
-        least = max(1.0, _R_WAVE_PROMINENCE * float(np.ptp(around)))
+        around = samples[beat - R_WAVE_REACH : beat + R_WAVE_REACH + 1]
+        least = max(1.0, R_WAVE_PROMINENCE * float(np.ptp(around)))
         waves, _ = find_peaks(around, prominence=least, height=least)
         if len(waves):
-            shifts[number] = waves[around[waves].argmax()] - _R_WAVE_REACH
+            shifts[number] = waves[around[waves].argmax()] - R_WAVE_REACH
     return shifts
 
 
