@@ -67,7 +67,11 @@ def _filtered(x_RT: Tensor, blocks: Tensor) -> Tensor:
     circle = torch.cat([before, x_RT, after], dim=1).to(blocks.dtype)
     beyond = _REACH - PAD
     x = torch.cat([circle[:, -beyond:], circle, circle[:, :beyond]], dim=1)
-    return (x.unfold(1, len(blocks), _BLOCK) @ blocks).flatten(1).float()
+    x = x.unflatten(1, (-1, _BLOCK))
+    # Windows as slices side by side: onnxruntime gathers them sample by sample where they are an `unfold`.
+    count = N_SAMPLES // _BLOCK
+    windows = torch.cat([x[:, start : start + count] for start in range(len(blocks) // _BLOCK)], dim=2)
+    return (windows @ blocks).flatten(1).float()
 
 
 def _median(x: Tensor) -> Tensor:
