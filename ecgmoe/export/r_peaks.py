@@ -1,10 +1,13 @@
-"""The detector of R peaks (`ecgmoe/ecg/beats.py`) as a torch module without weights and with fixed shapes.
+"""The detector of R peaks (`ecgmoe/ecg/beats.py`) as a torch module without weights, with shapes that data do not change.
 
-Same steps, same constants, same beats; what numpy does by loops over what it found is done here by masks over everything
-that could be found. That module has the reasons, this one says only how each step is made of tensor operations.
+The same steps, constants and beats. What numpy does by loops over what it found is done here by masks over all that could
+be found; `beats.py` has the reasons, this module says how a step is made of tensor operations. Where sums are rounded in
+another order, two values that are equal but for the rounding can change places. Two such pairs were seen: the samples to
+either side of a hump's top, which moves a beat by one sample, and the leads of a record with one or two short pieces of
+signal, which are all equally clear, so that the R wave is that of another lead.
 
-Legend: B batch, C 12 leads, T 5000 samples, N 40 beats (padded), S 4 leads tried for the R wave, W 101 samples around a
-beat. Ascending positions are padded with `_NO_BEAT` inside the module and with -1 outside.
+Legend: B batch, C 12 leads, T 5000 samples, R rows, N 40 beats (padded), S 4 leads tried for the R wave. Ascending
+positions are padded with `_NO_BEAT` inside the module and with -1 outside.
 """
 
 from __future__ import annotations
