@@ -20,33 +20,14 @@ from scipy import fft
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecgmoe.ecg.beats import (
-    AGREEING_LEADS,
-    BAND_PASS,
-    FLAT_UV,
-    LEAD_II,
-    LOW_PASS,
-    MIN_DISTANCE_MS,
-    MIN_RELATIVE_SCALE,
-    MS_PER_SAMPLE,
-    PAD,
-    PADDED,
-    R_WAVE_PROMINENCE,
-    R_WAVE_REACH,
-    R_WAVE_SPREAD,
-    T_WAVE_HEIGHT,
-    T_WAVE_REACH,
-    THRESHOLD,
-    TRIED_LEADS,
-    Floats,
-)
+from ecgmoe.ecg import beats
 from ecgmoe.ecg.record import MISSING, N_LEADS, N_SAMPLES
 
-_MIN_DISTANCE = round(MIN_DISTANCE_MS / MS_PER_SAMPLE)
+_MIN_DISTANCE = round(beats.MIN_DISTANCE_MS / beats.MS_PER_SAMPLE)
 MAX_BEATS = math.ceil((N_SAMPLES - 2) / _MIN_DISTANCE)
 """So many peaks have room at that distance; a record's first and last samples are none."""
 _NO_BEAT = 2 * N_SAMPLES
-_WINDOW = 2 * R_WAVE_REACH + 1
+_WINDOW = 2 * beats.R_WAVE_REACH + 1
 
 _REACH = 450
 """Samples after which the filters have died away: the rest of the band-pass adds up to 3e-7 of its input."""
@@ -54,9 +35,9 @@ _BLOCK = 100
 """Samples that one product with a block of the filter's matrix gives."""
 
 
-def _blocks(gain: Floats, dtype: type[np.floating]) -> Tensor:
+def _blocks(gain: beats.Floats, dtype: type[np.floating]) -> Tensor:
     """The zero-phase filter of this gain as a matrix (window, `_BLOCK`): from a window of samples to those in its middle."""
-    response = np.roll(fft.irfft(gain.astype(np.float64), n=PADDED), _REACH)[: 2 * _REACH + 1]
+    response = np.roll(fft.irfft(gain.astype(np.float64), n=beats.PADDED), _REACH)[: 2 * _REACH + 1]
     blocks = np.zeros((_BLOCK + 2 * _REACH, _BLOCK), dtype=dtype)
     for column in range(_BLOCK):
         blocks[column : column + len(response), column] = response
@@ -64,11 +45,11 @@ def _blocks(gain: Floats, dtype: type[np.floating]) -> Tensor:
 
 
 def _filtered(x_RT: Tensor, blocks: Tensor) -> Tensor:
-    """`beats._filtered` without its transform: the same odd reflection, the same circle of `PADDED` samples; fp32."""
-    before = 2 * x_RT[:, :1] - x_RT[:, 1 : PAD + 1].flip(1)
-    after = 2 * x_RT[:, -1:] - x_RT[:, -PAD - 1 : -1].flip(1)
+    """`beats._filtered` without its transform: the same odd reflection, the same circle of `beats.PADDED` samples; fp32."""
+    before = 2 * x_RT[:, :1] - x_RT[:, 1 : beats.PAD + 1].flip(1)
+    after = 2 * x_RT[:, -1:] - x_RT[:, -beats.PAD - 1 : -1].flip(1)
     circle = torch.cat([before, x_RT, after], dim=1).to(blocks.dtype)
-    beyond = _REACH - PAD
+    beyond = _REACH - beats.PAD
     x = torch.cat([circle[:, -beyond:], circle, circle[:, :beyond]], dim=1)
     x = x.unflatten(1, (-1, _BLOCK))
     # Windows as slices side by side: onnxruntime gathers them sample by sample where they are an `unfold`.
@@ -101,11 +82,14 @@ def _masked_median(x: Tensor, mask: Tensor) -> Tensor:
 class RPeaks(nn.Module):
     """R peaks of a batch of canonical records, by `detect_r_peaks` of each."""
 
+    band_pass: Tensor
+    low_pass: Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("band_pass", _blocks(BAND_PASS, np.float32), persistent=False)
+        self.register_buffer("band_pass", _blocks(beats.BAND_PASS, np.float32), persistent=False)
         # The top of a hump is flat: in fp32 this product would move it by a sample in one record of a thousand.
-        self.register_buffer("low_pass", _blocks(LOW_PASS, np.float64), persistent=False)
+        self.register_buffer("low_pass", _blocks(beats.LOW_PASS, np.float64), persistent=False)
 
     def forward(self, signal_BCT: Tensor) -> Tensor:
         """R peaks.
@@ -114,7 +98,7 @@ class RPeaks(nn.Module):
             signal_BCT: int16 (B, 12, 5000), microvolt; missing samples count as zero.
 
         Returns:
-            int32 (B, N): ascending positions in samples, -1 behind the last; only -1 where every lead is flat.
+            int32 (B, N): ascending positions in samples, -1 behind the last; nothing but -1 where there is no beat.
         """
         signal = signal_BCT.float()
         present = signal != MISSING
@@ -133,12 +117,12 @@ class RPeaks(nn.Module):
         leads = _filtered(leads.flatten(0, 1), self.band_pass).abs().unflatten(0, (-1, N_LEADS))
         magnitude = leads[..., ::4]
         largest = magnitude.amax(2)
-        usable = largest > FLAT_UV
-        scale = torch.maximum(_median(magnitude), MIN_RELATIVE_SCALE * largest)
+        usable = largest > beats.FLAT_UV
+        scale = torch.maximum(_median(magnitude), beats.MIN_RELATIVE_SCALE * largest)
         scaled = torch.where(usable[..., None], leads / torch.where(usable, scale, 1)[..., None], 0)
         count = usable.sum(1, keepdim=True)
-        agreeing = torch.div(count + 1, 2, rounding_mode="floor").clamp(1, AGREEING_LEADS)
-        largest_three = scaled.topk(AGREEING_LEADS, dim=1).values
+        agreeing = torch.div(count + 1, 2, rounding_mode="floor").clamp(1, beats.AGREEING_LEADS)
+        largest_three = scaled.topk(beats.AGREEING_LEADS, dim=1).values
         agreed = largest_three.gather(1, (agreeing - 1)[..., None].expand(-1, -1, N_SAMPLES))
         capped = torch.minimum(scaled, agreed)
         energy = ((capped * capped).sum(1) / count.clamp(min=1)).sqrt()
@@ -149,7 +133,7 @@ def _humps(energy_BT: Tensor) -> Tensor:
     """`find_peaks(energy, height, distance)`: (B, N)."""
     # The 99th percentile of 5000 samples lies a hundredth of the way from the 51st-largest to the 50th.
     top = energy_BT.topk(51).values
-    threshold = THRESHOLD * (top[:, 50:] + 0.01 * (top[:, 49:50] - top[:, 50:]))
+    threshold = beats.THRESHOLD * (top[:, 50:] + 0.01 * (top[:, 49:50] - top[:, 50:]))
     start = torch.arange(N_SAMPLES, device=energy_BT.device)
     step = F.pad(energy_BT[:, 1:] - energy_BT[:, :-1], (0, 1), value=1.0)
     level = _run(step == 0)
@@ -184,7 +168,9 @@ def _run(mask_BT: Tensor) -> Tensor:
 def _without_t_waves(humps_BN: Tensor, energy_BT: Tensor) -> Tensor:
     """Humps ahead of which there is none, or none so near and so tall, that is itself a beat: (B, N)."""
     height = energy_BT.gather(1, humps_BN.clamp(max=N_SAMPLES - 1))
-    low = (humps_BN[:, 1:] - humps_BN[:, :-1] <= T_WAVE_REACH) & (height[:, 1:] < T_WAVE_HEIGHT * height[:, :-1])
+    low = (humps_BN[:, 1:] - humps_BN[:, :-1] <= beats.T_WAVE_REACH) & (
+        height[:, 1:] < beats.T_WAVE_HEIGHT * height[:, :-1]
+    )
     low = F.pad(low & (humps_BN[:, 1:] < _NO_BEAT), (1, 0))
     # Only the hump just ahead is within the reach. So of low humps in a row the first is a T wave, the second is not.
     order = torch.arange(MAX_BEATS, device=low.device)
@@ -201,11 +187,13 @@ def _order(scaled_BCT: Tensor, usable_BC: Tensor, beats_BN: Tensor) -> tuple[Ten
     lead = torch.arange(N_LEADS, device=at.device)
     clearer = (clear[:, None] > clear[..., None]) | ((clear[:, None] == clear[..., None]) & (lead < lead[:, None]))
     rank = clearer.sum(2)
-    tried = torch.arange(TRIED_LEADS, device=at.device)
+    tried = torch.arange(beats.TRIED_LEADS, device=at.device)
     clearest = (rank[:, None] == tried[:, None]).int().argmax(2)
     # Lead II once more among the clearest changes nothing: it is skipped there as it was at first.
     enough = usable_BC.sum(1, keepdim=True) > tried
-    return F.pad(clearest, (1, 0), value=LEAD_II), torch.cat([usable_BC[:, LEAD_II : LEAD_II + 1], enough], dim=1)
+    return F.pad(clearest, (1, 0), value=beats.LEAD_II), torch.cat(
+        [usable_BC[:, beats.LEAD_II : beats.LEAD_II + 1], enough], dim=1
+    )
 
 
 def _on_r_waves(signal: Tensor, present: Tensor, beats_BN: Tensor, lead_BS: Tensor, tried_BS: Tensor) -> Tensor:
@@ -214,7 +202,7 @@ def _on_r_waves(signal: Tensor, present: Tensor, beats_BN: Tensor, lead_BS: Tens
     shift, known = _r_wave_shifts(signal.gather(1, every), present.gather(1, every), beats_BN)
     enough = tried_BS & (2 * known.sum(2) >= (beats_BN < _NO_BEAT).sum(1, keepdim=True))
     usual = _masked_median(shift, known)[..., None]
-    placed = torch.where(known & ((shift - usual).abs() <= R_WAVE_SPREAD), shift, usual).round()
+    placed = torch.where(known & ((shift - usual).abs() <= beats.R_WAVE_SPREAD), shift, usual).round()
     first = enough.int().argmax(1)[:, None, None].expand(-1, 1, MAX_BEATS)
     chosen = torch.where(enough.any(1, keepdim=True), placed.gather(1, first)[:, 0], 0)
     return (beats_BN + chosen.long()).clamp(0, N_SAMPLES - 1)
@@ -227,10 +215,10 @@ def _r_wave_shifts(lead_BST: Tensor, present_BST: Tensor, beats_BN: Tensor) -> t
     # Whole numbers below 2^24: all of this is exact.
     samples = torch.where(present_BST, lead_BST - baseline, 0)
     offset = torch.arange(_WINDOW, device=beats_BN.device)
-    around = (beats_BN[..., None] + (offset - R_WAVE_REACH)).clamp(0, N_SAMPLES - 1).flatten(1)
+    around = (beats_BN[..., None] + (offset - beats.R_WAVE_REACH)).clamp(0, N_SAMPLES - 1).flatten(1)
     x = samples.gather(2, around[:, None].expand(-1, lead_BST.shape[1], -1)).unflatten(2, (MAX_BEATS, _WINDOW))
     extent = x.amax(3, keepdim=True) - x.amin(3, keepdim=True)
-    least = (R_WAVE_PROMINENCE * extent).clamp(min=1)
+    least = (beats.R_WAVE_PROMINENCE * extent).clamp(min=1)
     # Of the samples that rise so far above one ahead and one behind, the tallest are the top of the tallest wave of that
     # prominence: anything higher between such a sample and its foot would itself be one of them, and taller.
     ahead, behind = _running_min(x), _running_min(x.flip(3)).flip(3)
@@ -238,8 +226,8 @@ def _r_wave_shifts(lead_BST: Tensor, present_BST: Tensor, beats_BN: Tensor) -> t
     height, start = torch.where(stands_out, x, -torch.inf).max(3, keepdim=True)
     ends = (x != height) & (offset > start)
     end = ends.int().argmax(3, keepdim=True) - 1
-    shift = torch.div(start + end, 2, rounding_mode="floor")[..., 0] - R_WAVE_REACH
-    inner = (beats_BN >= R_WAVE_REACH) & (beats_BN < N_SAMPLES - R_WAVE_REACH)
+    shift = torch.div(start + end, 2, rounding_mode="floor")[..., 0] - beats.R_WAVE_REACH
+    inner = (beats_BN >= beats.R_WAVE_REACH) & (beats_BN < N_SAMPLES - beats.R_WAVE_REACH)
     return shift.float(), stands_out.any(3) & inner[:, None]
 
 
