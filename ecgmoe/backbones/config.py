@@ -12,7 +12,7 @@ Mode = Literal["cached", "frozen", "lora", "full"]
 Size = Literal["tiny", "base", "large"]
 FeatureType = Literal["fp16", "fp32"]
 
-PREPROCESSING_VERSION = 2
+FEATURES_VERSION = 2
 """Raised when downsampling, normalisation or pooling change: it is part of every feature key."""
 
 

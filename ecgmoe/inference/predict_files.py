@@ -156,10 +156,8 @@ def write_predictions(
     found = list_source(source)
     model = Store(model).root
     refuse_local(model=model, input=found.local, out=store.root)
-    if never := about.not_predicted():
-        print(never, flush=True)
-    if missing := about.not_calibrated():
-        print(f"predict: {missing}", flush=True)
+    for line in filter(None, (about.not_predicted(), about.not_calibrated())):
+        print(f"predict: {line}", flush=True)
     blocks = cut(found.records)
     # An actor has another working directory: all paths are absolute.
     arguments: dict[str, Any] = {

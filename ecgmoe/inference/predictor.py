@@ -66,7 +66,7 @@ class Predictor:
         self.model.to(self.device)
         never = () if untrained or self.model.trained_on is None else self.model.trained_on.untrained
         self.tasks = tuple(task for task in self.model.tasks if task.name not in never)
-        self.only = [task.name for task in self.tasks] if never else None
+        self._only = [task.name for task in self.tasks] if never else None
         self.calibration = read_calibration(store)
         self.calibrated = calibrated
 
@@ -77,7 +77,7 @@ class Predictor:
     @torch.inference_mode()
     def output(self, batch: ECGBatch) -> Output:
         """What one pass gives, with all of its routing, on the predictor's device."""
-        return self.model(batch.to(self.device), self.only)
+        return self.model(batch.to(self.device), self._only)
 
     @torch.inference_mode()
     def with_routing(

@@ -16,7 +16,7 @@ import ray
 import torch
 
 from ecgmoe.backbones.base import Backbone
-from ecgmoe.backbones.config import PREPROCESSING_VERSION, BackboneConfig
+from ecgmoe.backbones.config import FEATURES_VERSION, BackboneConfig
 from ecgmoe.backbones.registry import build, describe, weights_digest
 from ecgmoe.pipeline.batch_size import CPU_BATCH, find_batch_size
 from ecgmoe.pipeline.config import EmbedConfig
@@ -37,7 +37,7 @@ def feature_identity(config: BackboneConfig, backbone: Backbone, records_key: st
         "backbone": config.name,
         "architecture": backbone.describe(),
         "weights_sha256": weights_digest(backbone),
-        "preprocessing_version": PREPROCESSING_VERSION,
+        "preprocessing_version": FEATURES_VERSION,
         "precision": precision,
         "feature_type": config.feature_type,
         "records_key": records_key,
