@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ecgmoe.backbones.checkpoints import CheckpointError, load_strictly, read_converted
 from ecgmoe.backbones.provenance import Provenance
-from ecgmoe.backbones.resample import fourier_resample
+from ecgmoe.backbones.resample import FourierResample
 from ecgmoe.config_tools import from_dict
 from ecgmoe.ecg.record import N_SAMPLES, SAMPLING_RATE_HZ
 
@@ -100,6 +100,7 @@ class Backbone(nn.Module, ABC):
         self.samples, self.tokens, self.width = architecture.samples, architecture.tokens, width
         self.provenance: Provenance | None = None
         self.lora: Lora | None = None
+        self.resample: nn.Module = FourierResample(self.samples)
 
     @property
     def wants(self) -> Input:
@@ -148,7 +149,7 @@ class Backbone(nn.Module, ABC):
 
     def own_input(self, x_BCT: Tensor) -> Tensor:
         """Canonical records (B, 12, 5000) in mV as the encoder wants them, (B, 12, S); always in fp32."""
-        return fourier_resample(x_BCT, self.samples)
+        return self.resample(x_BCT)
 
     @abstractmethod
     def encode(self, x_BCS: Tensor) -> Tensor:

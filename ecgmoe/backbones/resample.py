@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def fourier_resample(x: Tensor, samples: int) -> Tensor:
@@ -31,3 +31,15 @@ def fourier_resample(x: Tensor, samples: int) -> Tensor:
             factor[-1] = 2.0 if samples < length else 0.5
             spectrum = spectrum * factor
         return torch.fft.irfft(spectrum, n=samples) * (samples / length)
+
+
+class FourierResample(nn.Module):
+    """`fourier_resample` to a length that is known beforehand, as a module that an inference form can replace."""
+
+    def __init__(self, samples: int) -> None:
+        super().__init__()
+        self.samples = samples
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., T) to (..., samples) fp32."""
+        return fourier_resample(x, self.samples)

@@ -172,7 +172,7 @@ class Tempo(base.Backbone):
         patches = self.in_layer[part](padded.unfold(-1, PATCH, STRIDE))
         rows = [VOCABULARY.index(token) for token in (*PROMPT, PART_TOKEN[part])]
         prompt = self.prompt_layer[part](self.gpt2.wte(torch.tensor(rows, device=x_NS.device)))
-        return torch.cat([prompt.expand(len(x_NS), -1, -1), patches], 1)
+        return torch.cat([prompt.expand(x_NS.shape[0], -1, -1), patches], 1)
 
     def encode(self, x_BCS: Tensor) -> Tensor:
         """(B, C, S) to (B, C, 3, P, W); the signal may be in any unit."""

@@ -98,7 +98,7 @@ class PeriodicExperts(nn.Module):
         shape = (*beats.mask.shape, self.no_beat.shape[-1])
         shared = torch.stack(morphology).mean(0) if morphology else beats.timing.new_zeros(shape)
         tokens = torch.stack([*morphology, *(expert(shared, beats) for expert in self.rhythm)], 1)
-        batch, width = len(tokens), tokens.shape[-1]
+        batch, width = tokens.shape[0], tokens.shape[-1]
         none = self.no_beat[None, :, None].expand(batch, -1, -1, -1).to(tokens.dtype)
         key, value = self.key_value(torch.cat([tokens, none], 2)).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         query = self.query[tasks].unflatten(-1, (self.heads, -1))

@@ -23,7 +23,7 @@ class TaskConditioning(nn.Module):
     def forward(self, x_bar_BX: Tensor, tasks: Positions) -> Tensor:
         """For the tasks at these positions."""
         e = self.embedding[tasks].to(x_bar_BX.dtype)
-        return torch.cat([x_bar_BX[:, None].expand(-1, len(e), -1), e.expand(len(x_bar_BX), -1, -1)], -1)
+        return torch.cat([x_bar_BX[:, None].expand(-1, e.shape[0], -1), e.expand(x_bar_BX.shape[0], -1, -1)], -1)
 
 
 class ExpertGate(nn.Module):

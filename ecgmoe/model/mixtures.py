@@ -58,7 +58,7 @@ class SparseMixture(Mixture):
 
     def forward(self, tokens: Sequence[Tensor], tasks: Positions) -> tuple[Tensor, Tensor]:
         x = mean_tokens(tokens)[:, None]
-        e = self.embedding[tasks].to(x.dtype).expand(len(x), -1, -1)
+        e = self.embedding[tasks].to(x.dtype).expand(x.shape[0], -1, -1)
         g = keep_top(self.gate(torch.cat([x.expand(-1, e.shape[1], -1), e], -1)).softmax(-1), self.top_k)
         # Every expert is computed and the weights are masked: ranks that called different ones would wait for each other.
         each = torch.stack([expert(x[:, 0]) for expert in self.experts], 1)
@@ -108,7 +108,7 @@ class SelfAttention(Mixture):
         )
 
     def forward(self, tokens: Sequence[Tensor], tasks: Positions) -> tuple[Tensor, None]:
-        query = self.query[tasks].to(tokens[0].dtype).expand(len(tokens[0]), -1, -1)
+        query = self.query[tasks].to(tokens[0].dtype).expand(tokens[0].shape[0], -1, -1)
         # Task tokens see the backbones' tokens and themselves, not each other: a task alone predicts as among all.
         count, total = query.shape[1], query.shape[1] + sum(each.shape[1] for each in tokens)
         hidden = torch.zeros(total, total, dtype=torch.bool, device=query.device)
@@ -129,7 +129,7 @@ class CrossAttention(Mixture):
 
     def forward(self, tokens: Sequence[Tensor], tasks: Positions) -> tuple[Tensor, None]:
         x = torch.cat(list(tokens), 1)
-        query = self.query[tasks].to(x.dtype).expand(len(x), -1, -1)
+        query = self.query[tasks].to(x.dtype).expand(x.shape[0], -1, -1)
         return self.norm(query + self.attention(query, x, x, need_weights=False)[0]), None
 
 
