@@ -4,6 +4,7 @@ prepare: records per second on one and two workers, beside the sum of its parts
 embed: records per second of each backbone, beside bare PyTorch loops over the same batches
 memory: resident memory of a training step at each ZeRO stage on two workers, beside the prediction
 inference: time per ECG of all tasks in one pass, beside the paper's multi-task baseline and five single-task copies
+export: a whole prediction by the model, its inference form, torch.export and ONNX; adapters merged beside apart
 variants: parameters, FLOPs and activation memory of ECG-MoE and of what it is compared with
 scale: so many simulated ECGs through prepare: disk and memory
 index: tables of so many studies: the driver's memory
@@ -39,7 +40,7 @@ class Options:
         out: JSON file for the result.
     """
 
-    stage: Literal["prepare", "embed", "memory", "inference", "variants", "scale", "index", "labevents"]
+    stage: Literal["prepare", "embed", "memory", "inference", "export", "variants", "scale", "index", "labevents"]
     dataset: DatasetName = "simulated"
     root: str | None = None
     size: int = 2000
@@ -92,6 +93,12 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
         return inference_benchmark(tiny())
 
+    def export() -> dict[str, Any]:
+        from ecgmoe.benchmark.export import export_benchmark
+        from ecgmoe.config import tiny
+
+        return export_benchmark(tiny(), scratch)
+
     def variants() -> dict[str, Any]:
         from ecgmoe.benchmark.variants import variants_benchmark
         from ecgmoe.config import tiny
@@ -118,6 +125,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         "embed": embed,
         "memory": memory,
         "inference": inference,
+        "export": export,
         "variants": variants,
         "scale": scale,
         "index": index,

@@ -36,9 +36,9 @@ def inference_benchmark(config: RunConfig, *, batches: tuple[int, ...] = (1, 32)
     """
     torch.set_num_threads(1)
     models = {
-        ECG_MOE: [_model(config)],
-        BASELINE: [_model(variant(BASELINE, config))],
-        COPIES: [_model(replace(config, tasks=(task,))) for task in config.tasks],
+        ECG_MOE: [fresh_model(config)],
+        BASELINE: [fresh_model(variant(BASELINE, config))],
+        COPIES: [fresh_model(replace(config, tasks=(task,))) for task in config.tasks],
     }
     result: dict[str, Any] = {
         "tasks": list(config.tasks),
@@ -65,7 +65,8 @@ def inference_benchmark(config: RunConfig, *, batches: tuple[int, ...] = (1, 32)
     return result
 
 
-def _model(config: RunConfig) -> ECGMoE:
+def fresh_model(config: RunConfig) -> ECGMoE:
+    """As training starts with it, with every backbone live."""
     tasks = config.task_table()
     live = build_backbones(config)
     widths = {name: backbone.width for name, backbone in live.items()}

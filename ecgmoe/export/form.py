@@ -78,7 +78,7 @@ def inference_form(model: ECGMoE) -> ECGMoE:
             length = backbone.architecture.samples + backbone.architecture.horizon
             _replace(backbone, TimesBlock, lambda block, length=length: GatheredTimesBlock(block, length))
     if form.config.width < SHARED_FROM:
-        _replace(form, TaskLoRALinear, lambda layer: layer if layer.A is None else MergedTaskLinear(layer))
+        merge_task_adapters(form)
     return form
 
 
@@ -91,6 +91,11 @@ def merge_adapters(module: nn.Module) -> None:
         return plain
 
     _replace(module, BaseTunerLayer, merged)
+
+
+def merge_task_adapters(module: nn.Module) -> None:
+    """Give each task of a trunk dense layers of its own."""
+    _replace(module, TaskLoRALinear, lambda layer: layer if layer.A is None else MergedTaskLinear(layer))
 
 
 def without_parametrizations(module: nn.Module) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ecgmoe.backbones import registry
 from ecgmoe.backbones.base import Backbone, Lora
-from ecgmoe.backbones.config import BackboneConfig
+from ecgmoe.backbones.config import BackboneConfig, Size
 from ecgmoe.ecg.record import MISSING
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.model.ecg_moe import ECGMoE
@@ -19,10 +19,10 @@ BACKBONES = ("dlinear", "timesnet", "moment", "tempo", "ecgfm", "residual_networ
 RESIDUAL_NETWORK = "ecgmoe.backbones.residual_network:ResidualNetwork"
 
 
-def backbone(name: str) -> Backbone:
-    """Of the size tiny, with adapters that do something where it has attention."""
+def backbone(name: str, size: Size = "tiny") -> Backbone:
+    """At random weights, with adapters that do something where it has attention."""
     own = RESIDUAL_NETWORK if name == "residual_network" else None
-    net = registry.build(BackboneConfig(name=name, size="tiny", seed=1, implementation=own))
+    net = registry.build(BackboneConfig(name=name, size=size, seed=1, implementation=own))
     if net.attention and net.own_lora is None:
         net.add_lora(Lora(rank=2, alpha=4.0))
     return shaken(net)
@@ -38,10 +38,10 @@ def shaken(net: Any) -> Any:
     return net.eval()
 
 
-def model_of(names: tuple[str, ...] = BACKBONES, **changes: Any) -> ECGMoE:
+def model_of(names: tuple[str, ...] = BACKBONES, size: Size = "tiny", **changes: Any) -> ECGMoE:
     """A model on these backbones, all of them live."""
     torch.manual_seed(0)
-    live = {name: backbone(name) for name in names}
+    live = {name: backbone(name, size) for name in names}
     return shaken(
         ECGMoE(
             ModelConfig(**({"width": 16, "lora_rank": 2} | changes)),

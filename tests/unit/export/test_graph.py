@@ -88,6 +88,13 @@ def test_every_backbone(names: tuple[str, ...], tmp_path: Path) -> None:
     run_both(model_of(names, paths="multi_model", mixture="concat"), tmp_path)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_base_size(tmp_path: Path) -> None:
+    run_both(model_of(("dlinear", "timesnet", "moment", "tempo", "ecgfm"), "base", width=256), tmp_path)
+    assert (tmp_path / "predictor.onnx").stat().st_size > 6e8
+
+
 def test_tasks_that_were_not_trained_are_left_out() -> None:
     model = model_of(("dlinear",))
     tasks = tuple(task for task in TASKS if task.name != "potassium")
