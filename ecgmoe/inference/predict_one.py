@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ecgmoe.ecg.array import from_array
-from ecgmoe.ecg.quality_policy import QualityFault, QualityPolicy
-from ecgmoe.ecg.read import UsableRecord, usable
+from ecgmoe.ecg.quality_policy import QualityPolicy
 from ecgmoe.ecg.reader_options import ReaderOptions, Unit
 from ecgmoe.evaluation.columns import ARRHYTHMIA_PROBABILITIES, ARRHYTHMIA_SET, DETECTED_RR, PREDICTION
 from ecgmoe.inference.about_model import FILES, AboutModel, about_model
-from ecgmoe.inference.one_record import excluded, one_record, read_one
+from ecgmoe.inference.one_record import given_record
 from ecgmoe.inference.predictor import Predictor, check_model
 from ecgmoe.inference.record_table import BEATS, MODEL_VERSION, QUALITY, interval_columns, predict_records
 from ecgmoe.pipeline.store import Store, file_stamp
@@ -98,14 +96,7 @@ def predict(
         ValueError: the record cannot be used, with the reason; or an option that a file would ignore.
     """
     predictor, about = loaded(os.fspath(model))
-    policy, reader = policy or QualityPolicy(), reader or ReaderOptions()
-    if isinstance(source, (str, os.PathLike)):
-        given = {"fs": fs, "leads": leads, "unit": unit}
-        if ignored := [name for name, value in given.items() if value is not None]:
-            raise ValueError(f"{', '.join(ignored)}: a file tells this itself, leave it out")
-        record = read_one(one_record(os.fspath(source)), reader, policy)
-    else:
-        record = _of_array(source, fs, leads, unit or "mV", policy, reader)
+    record = given_record(source, fs=fs, leads=leads, unit=unit, policy=policy, reader=reader)
     row = predict_records(predictor, about.version, [""], [record]).to_pylist()[0]
     return Prediction(
         tasks={task.name: _task_prediction(task, row) for task in about.tasks},
@@ -115,26 +106,6 @@ def predict(
         level=about.level,
         model_version=row[MODEL_VERSION],
     )
-
-
-def _of_array(
-    samples: npt.ArrayLike,
-    fs: float | None,
-    leads: Sequence[str] | None,
-    unit: Unit,
-    policy: QualityPolicy,
-    reader: ReaderOptions,
-) -> UsableRecord:
-    if fs is None:
-        raise ValueError("fs is missing: give the sampling rate of the array in Hz, such as fs=500")
-    if leads is None:
-        raise ValueError("leads is missing: name the rows of the array, such as leads=('I', 'II', 'III', 'aVR', ...)")
-    if reader.mat_unit is not None:
-        raise ValueError("reader.mat_unit is about MATLAB files: give the unit of an array as unit=")
-    try:
-        return usable(from_array(samples, fs, leads, unit, pad_short=reader.pad_short), reader, policy)
-    except QualityFault as fault:
-        raise excluded("the array", fault) from fault
 
 
 def _task_prediction(task: Task, row: Mapping[str, Any]) -> TaskPrediction:
