@@ -124,6 +124,7 @@ class Moment(base.Backbone):
         self.net: Any = pipeline(architecture)
         # Never read, because patches come as embeddings; it would train on nothing.
         self.net.encoder.embed_tokens.requires_grad_(False)
+        self.net.normalizer.register_forward_hook(whole_gradient, with_kwargs=True)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         super().requires_grad_(requires_grad)
@@ -153,6 +154,23 @@ class Moment(base.Backbone):
 
     def checkpoint_gradients(self) -> None:
         self.net.encoder.activation_checkpointing_enable({"use_reentrant": False})
+
+
+def whole_gradient(normalizer: Any, _: tuple[Any, ...], given: dict[str, Any], standardised: Tensor) -> Tensor | None:
+    """A forward hook of momentfm's normalisation, which takes a lead's mean and deviation for constants in the gradient.
+
+    Weights train the same without it, because nothing trains before it. What an ECG adds to a prediction would be wrong.
+    The values stay momentfm's, bit for bit.
+    """
+    x_BCS = given["x"]
+    if not x_BCS.requires_grad:
+        return None
+    share = given["mask"][:, None] / given["mask"].sum(-1)[:, None, None]
+    centred = x_BCS - (x_BCS * share).sum(-1, keepdim=True)
+    # A root has no gradient at 0: a lead whose deviation is under a nanovolt is constant.
+    std = (centred.square() * share).sum(-1, keepdim=True).clamp(min=1e-12).sqrt()
+    same = centred / (std + normalizer.eps)
+    return standardised.detach() + (same - same.detach())
 
 
 def checkpoint_folder(source: str) -> Path:

@@ -28,6 +28,8 @@ OTHER = {"residual_network": "ecgmoe.backbones.residual_network:ResidualNetwork"
 NAMES = (*registry.BACKBONES, *OTHER)
 ALIKE = 1e-5
 """Relative norm of a difference that rounding in fp32 explains."""
+STEP = 3e-3
+"""Of a difference beside a gradient: small beside the signal, large beside rounding."""
 FEATURE_BUDGET = 32 * 1024
 """Bytes of fp16 features per record, all five backbones together."""
 
@@ -120,10 +122,32 @@ def test_nor_does_a_real_record(name: str, shared_data: Path) -> None:
 def test_dead_leads_give_finite_outputs_and_gradients(name: str) -> None:
     backbone, x = tiny(name), ecgs(3)
     x[0, 3], x[1] = 0.0, 0.0
-    output = backbone(x)
+    output = backbone(x.requires_grad_())
     output.square().mean().backward()
     assert output.isfinite().all()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gradient_to_the_ecg_is_that_of_the_function(name: str) -> None:
+    """Attribution sums it; momentfm's own lacks what a lead's mean and deviation add, which is all along the ECG itself."""
+    backbone, x = tiny(name), ecgs(1)
+    weights = torch.randn(backbone.tokens, backbone.width, generator=torch.Generator().manual_seed(1))
+
+    def function(ecg: torch.Tensor) -> torch.Tensor:
+        return (backbone(ecg) * weights).sum()
+
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(function(leaf), leaf)
+    other = torch.sin(torch.arange(5000) / 40).expand_as(x) * (torch.arange(12) % 3 == 0)[None, :, None]
+    for direction in (x, other):
+        expected = (gradient * direction).sum().item()
+        with torch.no_grad():
+            found = (function(x + STEP * direction) - function(x - STEP * direction)).item() / (2 * STEP)
+        # Within two steps ReLUs turn, and float32 rounds the outputs of about 20 to 2e-6.
+        assert found == pytest.approx(expected, rel=0.03, abs=2e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
