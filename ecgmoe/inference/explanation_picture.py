@@ -1,4 +1,4 @@
-"""An explained ECG as a picture: on ECG paper what the model read of its beats, below it predictions and gates."""
+"""An explained ECG as a picture: on ECG paper its beats, leads and moments, below them predictions and gates."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ecgmoe.ecg.paper import (
     MARGIN_MM,
     MM_PER_MV,
     MM_PER_S,
+    WHOLE_HEIGHT_MM,
     WIDTH_MM,
     across_mm,
     draw_ecg,
@@ -22,6 +23,8 @@ from ecgmoe.ecg.paper import (
 from ecgmoe.ecg.read import UsableRecord
 from ecgmoe.ecg.record import DURATION_S
 from ecgmoe.evaluation.routing import draw_gates
+from ecgmoe.inference.attribution import Attribution
+from ecgmoe.inference.attribution_picture import draw_lead_sums, draw_moment_scale, draw_moments
 from ecgmoe.inference.explanation import Explanation, Floats
 
 if TYPE_CHECKING:
@@ -33,13 +36,25 @@ WARNING = "Research use only: never a diagnosis."
 INCH_MM = 25.4
 EDGE_MM, LINE_MM, SCALE_MM, PANEL_MM = 5.0, 5.0, 11.0, 42.0
 """Around everything; a line of the head; the scale of the shades; the panels of predictions and of gates."""
+SUMS_MM = 42.0
+"""Bars of the leads' sums, beside the paper."""
+MOMENTS_MM = 5.0 + WHOLE_HEIGHT_MM + 18.0
+"""Leads and moments: a gap, the paper, what the colours mean."""
 GATES_FROM_MM = 150.0
 HEAD_CHARACTERS = 130
 MOST_NUMBERS = 20
 """Beats up to which each has its weight written above it."""
 
 
-def explained_png(explanation: Explanation, record: UsableRecord, *, task: str, name: str, note: str = "") -> bytes:
+def explained_png(
+    explanation: Explanation,
+    record: UsableRecord,
+    *,
+    task: str,
+    name: str,
+    note: str = "",
+    attribution: Attribution | None = None,
+) -> bytes:
     """Draw an explained record.
 
     Args:
@@ -48,6 +63,7 @@ def explained_png(explanation: Explanation, record: UsableRecord, *, task: str, 
         task: whose weights of the beats are drawn.
         name: of the record.
         note: what a reader must know and the model folder cannot tell, such as that the record is simulated.
+        attribution: of the record; None leaves leads and moments out.
 
     Returns:
         A PNG picture, the same bytes for the same explanation.
@@ -55,7 +71,10 @@ def explained_png(explanation: Explanation, record: UsableRecord, *, task: str, 
     from matplotlib.figure import Figure
 
     head = head_lines(explanation, task=task, name=name, note=note)
-    width, below = WIDTH_MM + 2 * EDGE_MM, 2 * EDGE_MM + PANEL_MM + SCALE_MM
+    moments = MOMENTS_MM if attribution else 0.0
+    width, below = WIDTH_MM + 2 * EDGE_MM, 2 * EDGE_MM + PANEL_MM + SCALE_MM + moments
+    if attribution:
+        width += SUMS_MM
     height = below + HEIGHT_MM + LINE_MM * (len(head) + 1)
     figure = Figure(figsize=(width / INCH_MM, height / INCH_MM))
     for number, line in enumerate(head):
@@ -67,6 +86,12 @@ def explained_png(explanation: Explanation, record: UsableRecord, *, task: str, 
     paper.text(MARGIN_MM, HEIGHT_MM - 1, f"{MM_PER_S} mm/s, {MM_PER_MV} mm/mV", fontsize=6, va="top")
     draw_beats(paper, explanation, task)
     draw_scale(_axes(figure, EDGE_MM, below - SCALE_MM, WIDTH_MM, SCALE_MM), explanation, record, task)
+    if attribution:
+        bottom = below - SCALE_MM - EDGE_MM - WHOLE_HEIGHT_MM
+        draw_moments(_axes(figure, EDGE_MM, bottom, WIDTH_MM, WHOLE_HEIGHT_MM), attribution, record)
+        draw_lead_sums(_axes(figure, EDGE_MM + WIDTH_MM, bottom, SUMS_MM, WHOLE_HEIGHT_MM), attribution)
+        words = MOMENTS_MM - EDGE_MM - WHOLE_HEIGHT_MM
+        draw_moment_scale(_axes(figure, EDGE_MM, bottom - words, width - 2 * EDGE_MM, words), attribution)
     draw_predictions(_axes(figure, EDGE_MM, EDGE_MM, GATES_FROM_MM, PANEL_MM), explanation, record, task)
     left = EDGE_MM + GATES_FROM_MM
     draw_experts(_axes(figure, left, EDGE_MM + 6, width - left - EDGE_MM, PANEL_MM - 12), explanation, task)

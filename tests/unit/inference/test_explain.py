@@ -10,12 +10,13 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+import ecgmoe
 from ecgmoe.ecg.paper import across_mm, draw_ecg
 from ecgmoe.ecg.quality_policy import QualityPolicy, apply_policy
 from ecgmoe.ecg.read import UsableRecord, read_usable
 from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import MISSING
-from ecgmoe.inference.explain_file import explain_file, write_explanation
+from ecgmoe.inference.explain_one import write_explanation
 from ecgmoe.inference.explanation import Explanation, explain
 from ecgmoe.inference.explanation_picture import WARNING, draw_beats, explained_png, head_lines
 from ecgmoe.inference.predictor import Predictor
@@ -99,7 +100,7 @@ def test_predictions_are_those_of_predict(folder: Path, predictor: Predictor) ->
     ecg = read_usable(str(folder / "good"), ReaderOptions(), QualityPolicy())
     row = predict_records(predictor, "v", ["good"], [ecg]).to_pylist()[0]
     # Any of a record's names is taken.
-    explanation, _ = explain_file(model, str(folder / "good.hea"))
+    explanation = ecgmoe.explain(folder / "good.hea", model=model, steps=0).explanation
     assert explanation.predictions["rr"] == pytest.approx(row["rr_ms"], rel=1e-6)
     assert explanation.predictions["sex"] == pytest.approx(row["sex_female_probability"], rel=1e-6)
     lines = explanation.lines()
@@ -191,7 +192,7 @@ def test_what_cannot_be_explained_has_a_reason(
     folder: Path, tmp_path: Path, source: str, out: str, task: str, reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):
-        write_explanation(str(folder / "model"), str(folder / source), str(tmp_path / out), task=task)
+        write_explanation(str(folder / "model"), str(folder / source), str(tmp_path / out), task=task, steps=0)
     assert not list(tmp_path.iterdir())
 
 

@@ -27,7 +27,6 @@ from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import LEADS
 from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.evaluation.calibration import Calibration
-from ecgmoe.inference.explain_file import explain_file
 from ecgmoe.inference.predict_files import write_predictions
 from ecgmoe.inference.predict_one import Prediction
 from ecgmoe.inference.record_table import REASON
@@ -137,7 +136,8 @@ def test_a_task_without_training_labels_is_not_predicted(
     whole = ecgmoe.predict(folder / "good", model=tmp_path / "knowing")
     assert set(whole.tasks) - set(ecg.tasks) == {"potassium"}
     assert ecg.tasks["age"].value == near(whole.tasks["age"].value)
-    assert explain_file(str(tmp_path / "model"), str(folder / "good"))[0].gates.keys() == ecg.tasks.keys()
+    explained = ecgmoe.explain(folder / "good", model=tmp_path / "model", steps=0)
+    assert explained.explanation.gates.keys() == ecg.tasks.keys()
 
 
 def test_a_model_is_loaded_once_until_it_changes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
