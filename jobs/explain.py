@@ -53,6 +53,8 @@ def main(argv: list[str]) -> None:
     )
     for name, text in explained.explanation.lines():
         print(f"{name:<12}{text}")
+    for line in explained.attribution_lines():
+        print(line)
     print(f"{options.out}: research use only, never a diagnosis.")
 
 

@@ -73,7 +73,7 @@ def draw_moment_scale(axes: Axes, attribution: Attribution) -> None:
         axes.text(
             0, 0.95 - 0.25 * row, line, fontsize=8, va="top", weight="bold" if warns else "normal", parse_math=False
         )
-    bar = axes.inset_axes((0.74, 0.62, 0.24, 0.2))
+    bar = axes.inset_axes((0.74, 0.45, 0.24, 0.2))
     axes.figure.colorbar(_colours(attribution), cax=bar, orientation="horizontal", extend="both")
     bar.tick_params(labelsize=7, length=2)
     bar.set_title(f"lowers | raises, {attribution.unit} per {WINDOW_MS} ms", fontsize=7, pad=2)

@@ -13,6 +13,7 @@ from ecgmoe.ecg.read import UsableRecord
 from ecgmoe.ecg.reader_options import ReaderOptions, Unit
 from ecgmoe.inference import explanation as explanations
 from ecgmoe.inference.attribution import STEPS, Attribution, attribute, check_captum, class_index
+from ecgmoe.inference.attribution_picture import attribution_lines
 from ecgmoe.inference.explanation import Explanation
 from ecgmoe.inference.explanation_picture import explained_png
 from ecgmoe.inference.one_record import given_record
@@ -38,6 +39,10 @@ class ExplainedECG:
     record: UsableRecord
     task: str
     name: str
+
+    def attribution_lines(self) -> list[str]:
+        """What of the prediction was attributed, and how well its parts add up; none where it was left out."""
+        return attribution_lines(self.attribution) if self.attribution else []
 
     def png(self, note: str = "") -> bytes:
         """All of it on ECG paper, the same bytes for the same explanation.

@@ -70,7 +70,7 @@ def explained_png(
     """
     from matplotlib.figure import Figure
 
-    head = head_lines(explanation, task=task, name=name, note=note)
+    head = head_lines(explanation, task=task, name=name, note=note, moments=attribution is not None)
     moments = MOMENTS_MM if attribution else 0.0
     width, below = WIDTH_MM + 2 * EDGE_MM, 2 * EDGE_MM + PANEL_MM + SCALE_MM + moments
     if attribution:
@@ -100,12 +100,14 @@ def explained_png(
     return picture.getvalue()
 
 
-def head_lines(explanation: Explanation, *, task: str, name: str, note: str) -> list[str]:
+def head_lines(explanation: Explanation, *, task: str, name: str, note: str, moments: bool = False) -> list[str]:
     """What stands above the paper: what it is, and what a reader must not overlook."""
     if explanation.beat_weights:
         what = f"attention over the beats for the task {task}"
     else:
         what = "no attention is drawn, because this model has no path over the beats"
+    if moments:
+        what += "; below it what leads and moments add"
     lines = [f"{name}: {what}", note]
     if explanation.random_backbones:
         lines.append(f"Random-initialised backbones: {', '.join(explanation.random_backbones)}.")

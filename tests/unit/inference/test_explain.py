@@ -16,6 +16,7 @@ from ecgmoe.ecg.quality_policy import QualityPolicy, apply_policy
 from ecgmoe.ecg.read import UsableRecord, read_usable
 from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import MISSING
+from ecgmoe.inference.attribution import STEPS
 from ecgmoe.inference.explain_one import write_explanation
 from ecgmoe.inference.explanation import Explanation, explain
 from ecgmoe.inference.explanation_picture import WARNING, draw_beats, explained_png, head_lines
@@ -202,6 +203,9 @@ def test_the_job_draws_and_prints_or_says_what_is_wrong(folder: Path, tmp_path: 
     said = job("explain", *arguments, str(folder / "good"))
     assert out.read_bytes().startswith(b"\x89PNG")
     assert "probability of female" in said
+    # The function's own number, which jobs/explain.py repeats so that --help needs no torch.
+    assert "integrated gradients of the log-odds of female (sex)" in said
+    assert f"with {STEPS} gradients along the way" in said
     assert "never a diagnosis" in said
     refused = job("explain", *arguments, str(folder / "absent"), expect=2)
     assert refused.startswith("error: there is no recording")
