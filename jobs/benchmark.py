@@ -5,6 +5,7 @@ embed: records per second of each backbone, beside bare PyTorch loops over the s
 memory: resident memory of a training step at each ZeRO stage on two workers, beside the prediction
 inference: time per ECG of all tasks in one pass, beside the paper's multi-task baseline and five single-task copies
 export: a whole prediction by the model, its inference form, torch.export and ONNX; adapters merged beside apart
+attribution: by how much the parts of leads and moments miss the change of a prediction, and maps of shuffled weights
 variants: parameters, FLOPs and activation memory of ECG-MoE and of what it is compared with
 scale: so many simulated ECGs through prepare: disk and memory
 index: tables of so many studies: the driver's memory
@@ -34,17 +35,23 @@ class Options:
         stage: what to measure.
         dataset: prepare: which reader.
         root: prepare: the dataset; simulated ECGs without it.
-        size: ECGs (prepare, embed, scale, index) or rows (labevents).
+        size: ECGs (prepare, embed, scale, index, attribution) or rows (labevents).
         repeats: prepare, embed: rounds of parts and whole.
+        model: attribution: a model folder.
+        data: attribution: a prepared folder, whose test split is explained.
         scratch: folder for what is generated; a temporary one by default.
         out: JSON file for the result.
     """
 
-    stage: Literal["prepare", "embed", "memory", "inference", "export", "variants", "scale", "index", "labevents"]
+    stage: Literal[
+        "prepare", "embed", "memory", "inference", "export", "attribution", "variants", "scale", "index", "labevents"
+    ]
     dataset: DatasetName = "simulated"
     root: str | None = None
     size: int = 2000
     repeats: int = 3
+    model: str | None = None
+    data: str | None = None
     scratch: str | None = None
     out: str | None = None
 
@@ -53,6 +60,8 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, __doc__ or "")
     if options.root is None and options.dataset != "simulated":
         raise ValueError(f"--dataset {options.dataset} needs --root, its folder")
+    if any(bool(each) != (options.stage == "attribution") for each in (options.model, options.data)):
+        raise ValueError("--model and --data belong to --stage attribution, which needs both")
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.scratch) as folder:
         result = _stages(options, Path(folder))[options.stage]()
     text = json.dumps({"stage": options.stage, "machine": _machine(), **result}, indent=2)
@@ -99,6 +108,11 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
         return export_benchmark(tiny(), scratch)
 
+    def attribution() -> dict[str, Any]:
+        from ecgmoe.benchmark.attribution import attribution_benchmark
+
+        return attribution_benchmark(str(options.model), str(options.data), records=options.size)
+
     def variants() -> dict[str, Any]:
         from ecgmoe.benchmark.variants import variants_benchmark
         from ecgmoe.config import tiny
@@ -126,6 +140,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         "memory": memory,
         "inference": inference,
         "export": export,
+        "attribution": attribution,
         "variants": variants,
         "scale": scale,
         "index": index,
