@@ -98,8 +98,8 @@ def check_captum() -> None:
         import captum.attr  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            "attribution to leads and moments needs captum: pip install 'ecgmoe[explain]', or leave it out with --steps 0 "
-            "(in Python steps=0)"
+            "attribution to leads and moments needs captum: docker/install.sh .venv explain, or pip install "
+            "'ecgmoe[explain]'; or leave it out with --steps 0 (in Python steps=0)"
         ) from error
 
 

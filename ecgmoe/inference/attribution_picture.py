@@ -109,7 +109,8 @@ def number(value: float, *, sign: bool = True) -> str:
 def _share(attribution: Attribution) -> str:
     if not attribution.change:
         return ""
-    return f" ({abs(attribution.error / attribution.change):.1%} of the change)"
+    share = abs(attribution.error / attribution.change)
+    return f" ({'under 0.1%' if share < 0.001 else f'{share:.1%}'} of the change)"
 
 
 def _window() -> int:
