@@ -24,6 +24,7 @@ from ecgmoe.inference.attribution_picture import attribution_lines, draw_lead_su
 from ecgmoe.inference.explain_one import write_explanation
 from ecgmoe.inference.explanation_picture import head_lines
 from ecgmoe.inference.predictor import Predictor
+from ecgmoe.model.config import ModelConfig
 from ecgmoe.tasks import TASK_NAMES, task_table
 from model_examples import saved_model
 from predict_examples import CALIBRATION, calibrated_model
@@ -164,6 +165,23 @@ def test_what_is_missing_adds_nothing(predictor: Predictor) -> None:
     assert each.samples[7, :1000].any()
     assert np.isfinite(each.samples).all()
     assert each.error == pytest.approx(0, abs=0.02 * abs(each.change))
+
+
+def test_a_record_without_beats_and_with_flat_leads_has_finite_parts(predictor: Predictor) -> None:
+    signal = an_ecg(1)
+    signal[1], signal[2] = 0, 300
+    each = attribute(predictor, replace(record(signal), r_peaks=np.array([], dtype=np.int32)), TASKS["sex"], steps=32)
+    assert np.isfinite(each.samples).all()
+    assert (each.leads["II"], each.leads["III"]) == (pytest.approx(0, abs=1e-6), pytest.approx(0, abs=1e-6))
+    assert each.error == pytest.approx(0, abs=0.02 * abs(each.change))
+
+
+@pytest.mark.parametrize("mixture", ["moe", "self_attn"])
+def test_models_without_a_path_over_the_beats_are_explained(tmp_path: Path, mixture: str) -> None:
+    saved_model(tmp_path / "model", config=ModelConfig(width=16, mixture=mixture, paths="multi_model"))  # type: ignore[arg-type]
+    each = attribute(Predictor(str(tmp_path / "model")), record(), TASKS["age"], steps=32)
+    assert each.change
+    assert each.error == pytest.approx(0, abs=0.01 * abs(each.change))
 
 
 def test_the_baseline_keeps_wander_and_has_no_beats() -> None:
