@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 import ecgmoe
+from documents import python_block
 from ecgmoe.benchmark.attribution import with_shuffled_weights
 from ecgmoe.ecg.paper import WHOLE_ROW_MM, whole_lead_mm
 from ecgmoe.ecg.quality_policy import QualityPolicy, apply_policy
@@ -283,3 +284,16 @@ def test_the_picture_holds_both_and_is_the_same_every_time(folder: Path, tmp_pat
     assert replace(explained, attribution=None).png() != picture
     head = head_lines(explained.explanation, task="sex", name="good", note="", moments=True)
     assert head[0] == "good: attention over the beats for the task sex; below it what leads and moments add"
+
+
+def test_the_lines_of_the_page_say_and_draw(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "model").symlink_to(folder / "model")
+    (tmp_path / "my_records").symlink_to(folder)
+    (folder / "one.hea").write_text((folder / "good.hea").read_text().replace("good 12", "one 12"))
+    monkeypatch.chdir(tmp_path)
+    exec(python_block("docs/EXPLAIN.md", "from pathlib"), {})  # noqa: S102
+    assert "'aVL': " in capsys.readouterr().out
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
