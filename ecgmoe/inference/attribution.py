@@ -33,7 +33,7 @@ Function = Callable[[Tensor], Tensor]
 BASELINE_HZ = 0.5
 """Of 30 beats a minute: below it a lead has its wander, and no beats."""
 STEPS = 128
-"""Gradients along the way; docs/EXPLAIN.md tells how the error falls with them."""
+"""Gradients along the way; docs/EXPLAIN.md has how the error falls with them."""
 AT_ONCE = 16
 """Of them in memory."""
 LARGE_ERROR = 0.1
