@@ -122,6 +122,17 @@ def shade_rhythm_strip(axes: Axes, windows_s: npt.NDArray[np.floating], colours:
         each.set(edgecolor="#5b83ab", linewidth=0.7)
 
 
+def ecg_svg(signal: Signal, r_peaks: Sequence[int] = ()) -> bytes:
+    """A canonical record on ECG paper as an SVG picture, which stays sharp when it is enlarged."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5.6), layout="tight")
+    draw_ecg(figure.add_subplot(), signal, r_peaks)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="svg", metadata={"Creator": None, "Date": None})
+    return picture.getvalue()
+
+
 def ecg_png(signal: Signal, r_peaks: Sequence[int] = (), title: str = "") -> bytes:
     """A canonical record on ECG paper as a PNG picture, the same bytes for the same record."""
     from matplotlib.figure import Figure

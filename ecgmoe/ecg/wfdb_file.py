@@ -39,6 +39,8 @@ _DEFAULT_RATE_HZ = 250.0
 _BYTES_PER_SAMPLE = {
     "8": 1.0, "16": 2.0, "24": 3.0, "32": 4.0, "61": 2.0, "80": 1.0, "160": 2.0, "212": 1.5, "310": 4 / 3, "311": 4 / 3,
 }  # fmt: skip
+UNCOMPRESSED = frozenset(_BYTES_PER_SAMPLE)
+"""Formats whose files are as large as what they hold."""
 _MV_PER_UNIT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3}
 # What `wfdb` reads completely: its patterns stop at other spellings of a number ("5e2", "2E2", "+5") without a word.
 _WHOLE = re.compile(r"-?\d{1,18}")
@@ -54,7 +56,9 @@ _BROKEN_FILE = {
 
 
 @dataclass(frozen=True)
-class _SignalLine:
+class SignalLine:
+    """What a header says of one signal."""
+
     file_name: str
     sample_format: str
     samples_per_frame: int
@@ -65,15 +69,19 @@ class _SignalLine:
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
+    """What a header promises; `n_samples` is None where it leaves that to the size of the signal files."""
+
     sampling_rate_hz: float
     n_samples: int | None
-    signals: tuple[_SignalLine, ...]
+    signals: tuple[SignalLine, ...]
 
     def file_names(self) -> list[str]:
+        """Signal files, which lie beside the header."""
         return sorted({line.file_name for line in self.signals})
 
     def wanted_samples(self) -> int:
+        """So many are read of a longer record."""
         return math.ceil(READ_S * self.sampling_rate_hz)
 
 
@@ -114,7 +122,7 @@ def _read_remote(url: str, pad_short: bool) -> Signal:
     remote_folder, _, name = path.rpartition("/")
     with temporary_folder() as local:
         _fetch(system, f"{path}.hea", local / f"{name}.hea")
-        for file_name in _parse_header(_header_bytes(local / f"{name}.hea")).file_names():
+        for file_name in parse_header(_header_bytes(local / f"{name}.hea")).file_names():
             _fetch(system, f"{remote_folder}/{file_name}", local / file_name)
         return _read_local(local / name, pad_short)
 
@@ -163,8 +171,12 @@ def _header_lines(content: bytes) -> list[str]:
     return lines
 
 
-def _parse_header(content: bytes) -> _Header:
-    """The facts of a header that are checked before reading."""
+def parse_header(content: bytes) -> Header:
+    """The facts of a header that are checked before reading.
+
+    Raises:
+        RecordFault: it is damaged, or it names a signal file that is not beside it.
+    """
     lines = _header_lines(content)
     if not lines:
         raise RecordFault("the header is empty")
@@ -185,10 +197,10 @@ def _parse_header(content: bytes) -> _Header:
     if n_samples is not None and n_samples <= 0:
         raise RecordFault(f"the header promises {n_samples} samples")
     rate_hz = checked_sampling_rate(float(rate["rate"]) if rate else _DEFAULT_RATE_HZ)
-    return _Header(rate_hz, n_samples, tuple(_parse_signal_line(line) for line in lines[1:]))
+    return Header(rate_hz, n_samples, tuple(_parse_signal_line(line) for line in lines[1:]))
 
 
-def _parse_signal_line(line: str) -> _SignalLine:
+def _parse_signal_line(line: str) -> SignalLine:
     fields = _FIELD_ENDS.split(line)
     sample_format = _FORMAT.fullmatch(fields[1]) if len(fields) > 1 else None
     if sample_format is None:
@@ -207,10 +219,10 @@ def _parse_signal_line(line: str) -> _SignalLine:
     )
     if frame == 0:
         raise RecordFault(f"no samples per frame in the header: {line!r}")
-    return _SignalLine(name, sample_format["format"], frame, skew, offset, value, (gain and gain["unit"]) or "mV")
+    return SignalLine(name, sample_format["format"], frame, skew, offset, value, (gain and gain["unit"]) or "mV")
 
 
-def _check_sizes(folder: Path, header: _Header) -> None:
+def _check_sizes(folder: Path, header: Header) -> None:
     """Every signal file is there, holds what the header promises, and fits into memory as far as it is read."""
     n_frames = header.n_samples
     for file_name in dict.fromkeys(line.file_name for line in header.signals):
@@ -236,7 +248,7 @@ def _check_sizes(folder: Path, header: _Header) -> None:
 def _read_local(path: Path, pad_short: bool) -> Signal:
     if "::" in str(path.absolute()):
         raise RecordFault(f"{printable(str(path))} cannot be read: '::' in a path stands for chained file systems")
-    header = _parse_header(_header_bytes(Path(f"{path}.hea")))
+    header = parse_header(_header_bytes(Path(f"{path}.hea")))
     _check_sizes(path.parent, header)
     end = header.wanted_samples()
     whole = header.n_samples is None or header.n_samples <= end

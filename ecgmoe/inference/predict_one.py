@@ -11,6 +11,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ecgmoe.ecg.quality_policy import QualityPolicy
+from ecgmoe.ecg.read import UsableRecord
 from ecgmoe.ecg.reader_options import ReaderOptions, Unit
 from ecgmoe.evaluation.columns import ARRHYTHMIA_PROBABILITIES, ARRHYTHMIA_SET, DETECTED_RR, PREDICTION
 from ecgmoe.inference.about_model import FILES, AboutModel, about_model
@@ -97,7 +98,16 @@ def predict(
     """
     predictor, about = loaded(os.fspath(model))
     record = given_record(source, fs=fs, leads=leads, unit=unit, policy=policy, reader=reader)
-    row = predict_records(predictor, about.version, [""], [record]).to_pylist()[0]
+    return predictions(predictor, about, [record])[0]
+
+
+def predictions(predictor: Predictor, about: AboutModel, records: Sequence[UsableRecord]) -> list[Prediction]:
+    """Predict records in one pass of their model."""
+    table = predict_records(predictor, about.version, [""] * len(records), records)
+    return [_prediction(about, row) for row in table.to_pylist()]
+
+
+def _prediction(about: AboutModel, row: Mapping[str, Any]) -> Prediction:
     return Prediction(
         tasks={task.name: _task_prediction(task, row) for task in about.tasks},
         quality={name.removeprefix(QUALITY): value for name, value in row.items() if name.startswith(QUALITY)},

@@ -16,7 +16,7 @@ from ecgmoe.pipeline.layout import Operator, refuse_impossible, say_who_waits
 from ecgmoe.pipeline.progress import Progress
 
 
-def connect(num_cpus: int | None = None) -> None:
+def connect(num_cpus: int | None = None, *, dashboard: bool | None = None) -> None:
     """Join the cluster that RAY_ADDRESS names (Ray sets it inside a submitted job), or start one on this machine.
 
     Without RAY_ADDRESS Ray would look for the cluster that was last started here, and wait for minutes where that one
@@ -24,15 +24,18 @@ def connect(num_cpus: int | None = None) -> None:
 
     Args:
         num_cpus: of a Ray that is started here; None takes all of the machine.
+        dashboard: of a Ray that is started here; None leaves it to Ray.
 
     Raises:
         StorageError: Ray has no space for its own files on this machine.
     """
     if not ray.is_initialized():
         address = None if os.environ.get("RAY_ADDRESS") else "local"
-        cpus = {"num_cpus": num_cpus} if num_cpus and address else {}
+        own: dict[str, Any] = {"num_cpus": num_cpus} if num_cpus and address else {}
+        if dashboard is not None and address:
+            own["include_dashboard"] = dashboard
         try:
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, **cpus)
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, **own)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
                 raise

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ecgmoe.ecg.record import LEADS, N_SAMPLES, RecordFault
-from ecgmoe.ecg.wfdb_file import _parse_header, read_wfdb
+from ecgmoe.ecg.wfdb_file import parse_header, read_wfdb
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -138,7 +138,7 @@ def test_a_valid_header_gives_its_values(rate, counter, n_samples, signals, blan
         described = form + "".join(f"{sign}{value}" for sign, value in parts if value is not None)
         scale = gain + ("" if baseline is None else f"({baseline})") + ("" if unit is None else f"/{unit}")
         lines.append([name, described, scale, "16", "0"])
-    header = _parse_header(line_end.join(blank.join(line) for line in lines).encode(encoding))
+    header = parse_header(line_end.join(blank.join(line) for line in lines).encode(encoding))
     assert header.sampling_rate_hz == float(rate)
     assert header.n_samples == n_samples
     for line, (name, form, frame, skew, offset, gain, _, unit) in zip(header.signals, signals, strict=True):
