@@ -23,8 +23,10 @@ class Options(ServingConfig):
 
 def main(argv: list[str]) -> None:
     options = parse(Options, argv, __doc__ or "")
-    from ecgmoe.serving.run import serve_model
-
+    try:
+        from ecgmoe.serving.run import serve_model
+    except ModuleNotFoundError as error:
+        raise ValueError(f"serving needs the package {error.name}: pip install 'ecgmoe[serve]'") from error
     config = ServingConfig(**{field.name: getattr(options, field.name) for field in fields(ServingConfig)})
     serve_model(config, options.host, options.port)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
@@ -35,6 +36,7 @@ def answers(predictor: Predictor, about: AboutModel, records: Sequence[UsableRec
         found: list[dict[str, Any] | None] = [_json(each) for each in predictions(predictor, about, records)]
     except Exception:
         if len(records) == 1:
+            logging.getLogger(__name__).exception("the model failed on a record")
             return [Answer(prediction=None, batch=1, first=True)]
         return [answers(predictor, about, [record])[0] for record in records]
     return [Answer(prediction=each, batch=len(records), first=position == 0) for position, each in enumerate(found)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -83,15 +82,15 @@ class Guard:
         if self.hosts and host not in self.hosts:
             raise Refusal(421, f"this server answers to the names {', '.join(sorted(self.hosts))} only")
         origin = headers.get("origin")
-        if origin is not None and _name(origin) != host:
+        if origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower():
             raise Refusal(403, "requests of other web sites are not answered")
         if self.token is not None and path not in OPEN and not shows(headers.get("authorization"), self.token):
             raise Refusal(401, "the token is missing or wrong: send it as Authorization: Bearer TOKEN")
 
 
-def _name(address: str) -> Any:
-    """Host name without scheme and port; None where there is none."""
+def _name(host: str) -> str | None:
+    """The name without its port; None where there is none."""
     try:
-        return urlsplit(address if "//" in address else f"//{address}").hostname
+        return urlsplit(f"//{host}").hostname
     except ValueError:
         return None

@@ -23,6 +23,7 @@ from ecgmoe.serving.config import LOOPBACK, NO_TOKEN, ServingConfig
 from ecgmoe.serving.token import own_token_file, read_token
 
 APPLICATION = "ecgmoe"
+_ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve_model(config: ServingConfig, host: str, port: int) -> None:
@@ -65,7 +66,8 @@ def serve_model(config: ServingConfig, host: str, port: int) -> None:
 
 def _wait(config: ServingConfig, host: str, port: int) -> None:
     ended = threading.Event()
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in _ENDS:
+        signal.signal(number, lambda *_: ended.set())
     place = f"[{host}]" if ":" in host else host
     print(f"serving {config.model} at http://{place}:{port}  (Ctrl-C ends it)")
     if config.token_file == NO_TOKEN:
@@ -77,7 +79,7 @@ def _wait(config: ServingConfig, host: str, port: int) -> None:
     while not ended.wait(1.0):
         pass
     print("stopping")
-    for number in before:
+    for number in _ENDS:
         signal.signal(number, signal.SIG_IGN)
 
 

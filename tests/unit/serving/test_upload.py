@@ -76,7 +76,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@QUICK
+@settings(QUICK, max_examples=60)
 @given(st.sampled_from(["signal", "fs", "leads", "unit"]), JSON_VALUES)
 def test_any_value_of_any_key(key: str, value: object) -> None:
     either("application/json", json.dumps(json_request() | {key: value}).encode())
