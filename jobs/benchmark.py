@@ -6,6 +6,7 @@ memory: resident memory of a training step at each ZeRO stage on two workers, be
 inference: time per ECG of all tasks in one pass, beside the paper's multi-task baseline and five single-task copies
 export: a whole prediction by the model, its inference form, torch.export and ONNX; adapters merged beside apart
 attribution: by how much the parts of leads and moments miss the change of a prediction, and maps of shuffled weights
+serving: requests per second and times of a server with good and bad requests from 1 to 64 clients, and its memory
 variants: parameters, FLOPs and activation memory of ECG-MoE and of what it is compared with
 scale: so many simulated ECGs through prepare: disk and memory
 index: tables of so many studies: the driver's memory
@@ -34,17 +35,27 @@ class Options:
     Attributes:
         stage: what to measure.
         dataset: prepare: which reader.
-        root: prepare: the dataset; simulated ECGs without it.
-        size: ECGs (prepare, embed, scale, index, attribution) or rows (labevents).
+        root: prepare: the dataset; serving: a folder of WFDB records; simulated ECGs without it.
+        size: ECGs (prepare, embed, scale, index, attribution), good requests of a round (serving) or rows (labevents).
         repeats: prepare, embed: rounds of parts and whole.
-        model: attribution: a model folder.
+        model: attribution, serving: a model folder.
         data: attribution: a prepared folder, whose test split is explained.
         scratch: folder for what is generated; a temporary one by default.
         out: JSON file for the result.
     """
 
     stage: Literal[
-        "prepare", "embed", "memory", "inference", "export", "attribution", "variants", "scale", "index", "labevents"
+        "prepare",
+        "embed",
+        "memory",
+        "inference",
+        "export",
+        "attribution",
+        "serving",
+        "variants",
+        "scale",
+        "index",
+        "labevents",
     ]
     dataset: DatasetName = "simulated"
     root: str | None = None
@@ -60,8 +71,12 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, __doc__ or "")
     if options.root is None and options.dataset != "simulated":
         raise ValueError(f"--dataset {options.dataset} needs --root, its folder")
-    if any(bool(each) != (options.stage == "attribution") for each in (options.model, options.data)):
-        raise ValueError("--model and --data belong to --stage attribution, which needs both")
+    needs = {"attribution": {"model", "data"}, "serving": {"model"}}.get(options.stage, set())
+    given = {name for name in ("model", "data") if getattr(options, name)}
+    if given != needs:
+        raise ValueError(
+            f"--stage {options.stage} takes {_options(needs)} of --model and --data, got {_options(given)}"
+        )
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.scratch) as folder:
         result = _stages(options, Path(folder))[options.stage]()
     text = json.dumps({"stage": options.stage, "machine": _machine(), **result}, indent=2)
@@ -70,6 +85,10 @@ def main(argv: list[str]) -> None:
         print(result["markdown"])
     if options.out:
         Path(options.out).write_text(text + "\n")
+
+
+def _options(names: set[str]) -> str:
+    return " and ".join(f"--{name}" for name in sorted(names)) or "none"
 
 
 def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -113,6 +132,15 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
         return attribution_benchmark(str(options.model), str(options.data), records=options.size)
 
+    def serving() -> dict[str, Any]:
+        from ecgmoe.benchmark.serving import serving_benchmark
+        from ecgmoe.ecg.simulate import SimulationConfig, simulate
+
+        if options.root is None:
+            simulate(scratch / "raw", SimulationConfig(patients=40, studies=40))
+        root = Path(options.root) if options.root else scratch / "raw"
+        return serving_benchmark(str(options.model), root, good=options.size)
+
     def variants() -> dict[str, Any]:
         from ecgmoe.benchmark.variants import variants_benchmark
         from ecgmoe.config import tiny
@@ -141,6 +169,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         "inference": inference,
         "export": export,
         "attribution": attribution,
+        "serving": serving,
         "variants": variants,
         "scale": scale,
         "index": index,

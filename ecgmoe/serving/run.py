@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +35,19 @@ def serve_model(config: ServingConfig, host: str, port: int) -> None:
         ModelFolderError: `config.model` is no model folder.
         ValueError: the port is taken, the token is missing beyond loopback, or the cluster cannot hold the processes.
     """
+    with served(config, host, port) as token_file:
+        _wait(config.model, token_file, host, port)
+    print("stopped")
+
+
+@contextmanager
+def served(config: ServingConfig, host: str, port: int) -> Iterator[str | None]:
+    """A server while the context lasts; gives the file of its token, None where it asks for none.
+
+    Raises:
+        ModelFolderError: `config.model` is no model folder.
+        ValueError: as `serve_model`.
+    """
     loopback = host in LOOPBACK
     require(
         loopback or config.token_file != NO_TOKEN,
@@ -42,9 +57,11 @@ def serve_model(config: ServingConfig, host: str, port: int) -> None:
     refuse_local(model=config.model)
     if loopback and not config.hosts:
         config = replace(config, hosts=LOOPBACK)
+    token_file = None
     if config.token_file != NO_TOKEN:
-        config = replace(config, token_file=str(Path(config.token_file or own_token_file()).absolute()))
-        read_token(str(config.token_file))
+        token_file = str(Path(config.token_file or own_token_file()).absolute())
+        config = replace(config, token_file=token_file)
+        read_token(token_file)
     _require_free(host, port)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     connect(dashboard=False)
@@ -54,26 +71,25 @@ def serve_model(config: ServingConfig, host: str, port: int) -> None:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=QUIET)
         serve.run(application(config), name=APPLICATION)
-        _wait(config, host, port)
+        yield token_file
         # Requests inside are answered; without this Serve's own end takes half a minute.
         serve.delete(APPLICATION)
         if os.environ.get("RAY_ADDRESS", "local") != "local":
             serve.shutdown()
     finally:
         ray.shutdown()
-    print("stopped")
 
 
-def _wait(config: ServingConfig, host: str, port: int) -> None:
+def _wait(model: str, token_file: str | None, host: str, port: int) -> None:
     ended = threading.Event()
     for number in _ENDS:
         signal.signal(number, lambda *_: ended.set())
     place = f"[{host}]" if ":" in host else host
-    print(f"serving {config.model} at http://{place}:{port}  (Ctrl-C ends it)")
-    if config.token_file == NO_TOKEN:
+    print(f"serving {model} at http://{place}:{port}  (Ctrl-C ends it)")
+    if token_file is None:
         print("no token is asked for: every program of this machine can call it")
     else:
-        print(f"the token is in {config.token_file}")
+        print(f"the token is in {token_file}")
     print("Research use only: never a diagnosis.")
     # Without a time limit a thread that waits would not let Python handle signals everywhere.
     while not ended.wait(1.0):
