@@ -7,7 +7,9 @@ there is one. In a Serve config file: `import_path: ecgmoe.serving.app:app`, wit
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ class Model:
         require_here(config.model)
         self._predictor, self._about = loaded(config.model)
         self._description = description(config.model, self._predictor, self._about)
+        # Always the same one: each thread keeps memory of its own.
+        self._thread = ThreadPoolExecutor(1, "model")
         self.predict.set_max_batch_size(config.max_batch)
         self.predict.set_batch_wait_timeout_s(config.batch_wait_ms / 1000)
 
@@ -53,7 +57,8 @@ class Model:
         """Predict a batch, on a thread, so that further records gather meanwhile."""
         # What comes from another process cannot be written to, and torch warns of that.
         own = [replace(each, signal=each.signal.copy(), r_peaks=each.r_peaks.copy()) for each in records]
-        return await asyncio.to_thread(answers, self._predictor, self._about, own)
+        work = partial(answers, self._predictor, self._about, own)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 class _Remote:
@@ -104,8 +109,9 @@ def application(config: ServingConfig) -> Application:
         serve.deployment(Model)
         .options(
             num_replicas=config.replicas,
-            # One batch is computed while the next one gathers.
-            max_ongoing_requests=2 * config.max_batch,
+            # What the ingresses let in waits here, where batches are made of it: a router that waits for a free place asks
+            # again after longer and longer pauses, in which the model has nothing to do.
+            max_ongoing_requests=config.ingress_replicas * config.max_queue + 64,
             ray_actor_options={"num_cpus": 1, "num_gpus": gpus_per_actor(config.num_gpus)},
             logging_config=QUIET,
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,7 +49,7 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     here = Served(tmp_path_factory.mktemp("served"))
     environment = {"ECGMOE_HOME": str(here.folder)}
-    options = ["--model", here.model, "--port", str(here.port)]
+    options = ["--model", here.model, "--port", str(here.port), "--batch-wait-ms", "200"]
     with running(here.folder / "log", "serve", *options, environment=environment) as run:
         run.wait_for("Research use only: never a diagnosis.")
         here.run = run
@@ -80,6 +82,22 @@ def test_bad_requests_get_a_reason_and_the_server_lives(served: Served) -> None:
         head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {served.token}\r\n"
         raw.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 1000000000\r\n\r\n{{".encode())
         assert raw.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_requests_at_the_same_time_are_predicted_in_one_pass(served: Served) -> None:
+    def passes() -> float:
+        return float(re.findall(r"^ecgmoe_batch_size_count\{.*\} (\S+)$", web.get("/metrics").text, re.MULTILINE)[0])
+
+    with served.client() as web, ThreadPoolExecutor(8) as clients:
+        alone = [web.post("/predict", json=json_request(seed)).json() for seed in range(8)]
+        before = passes()
+        together = list(clients.map(lambda seed: web.post("/predict", json=json_request(seed)).json(), range(8)))
+        assert 1 <= passes() - before <= 4
+    for one, other in zip(alone, together, strict=True):
+        assert other["quality"] == one["quality"]
+        # Sums of a pass of several records are taken in another order.
+        assert other["tasks"]["rr"]["value"] == pytest.approx(one["tasks"]["rr"]["value"], rel=1e-5)
+        assert other["tasks"]["age"]["value"] == pytest.approx(one["tasks"]["age"]["value"], rel=1e-5)
 
 
 def test_only_the_token_opens_it(served: Served) -> None:
