@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
 
 
 def _options(names: set[str]) -> str:
-    return " and ".join(f"--{name}" for name in sorted(names)) or "none"
+    return " and ".join(f"--{name}" for name in sorted(names, reverse=True)) or "neither --model nor --data"
 
 
 def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str, Any]]]:
