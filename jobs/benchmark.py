@@ -74,9 +74,7 @@ def main(argv: list[str]) -> None:
     needs = {"attribution": {"model", "data"}, "serving": {"model"}}.get(options.stage, set())
     given = {name for name in ("model", "data") if getattr(options, name)}
     if given != needs:
-        raise ValueError(
-            f"--stage {options.stage} takes {_options(needs)} of --model and --data, got {_options(given)}"
-        )
+        raise ValueError(f"--stage {options.stage} takes {_options(needs)}, and was given {_options(given)}")
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.scratch) as folder:
         result = _stages(options, Path(folder))[options.stage]()
     text = json.dumps({"stage": options.stage, "machine": _machine(), **result}, indent=2)
