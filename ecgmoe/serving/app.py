@@ -7,6 +7,7 @@ there is one. In a Serve config file: `import_path: ecgmoe.serving.app:app`, wit
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ from ecgmoe.inference.predictor import check_model
 from ecgmoe.pipeline.nodes import require_here
 from ecgmoe.pipeline.ray_data import gpus_per_actor
 from ecgmoe.serving.answers import Answer, answers, description
+from ecgmoe.serving.batches import Batches
 from ecgmoe.serving.config import NO_TOKEN, ServingConfig
 from ecgmoe.serving.guard import Guard
 from ecgmoe.serving.refusal import Refusal
@@ -45,17 +47,19 @@ class Model:
         self._description = description(config.model, self._predictor, self._about)
         # Always the same one: each thread keeps memory of its own.
         self._thread = ThreadPoolExecutor(1, "model")
-        self.predict.set_max_batch_size(config.max_batch)
-        self.predict.set_batch_wait_timeout_s(config.batch_wait_ms / 1000)
+        self._batches = Batches(self._answers, config.max_batch, config.batch_wait_ms / 1000)
 
     async def about(self) -> dict[str, Any]:
         """What GET /model answers."""
         return self._description
 
-    @serve.batch
-    async def predict(self, records: list[UsableRecord]) -> list[Answer]:
-        """Predict a batch, on a thread, so that further records gather meanwhile."""
-        # What comes from another process cannot be written to, and torch warns of that.
+    async def predict(self, record: UsableRecord) -> Answer:
+        """Predict a record together with those that wait beside it."""
+        return await self._batches(record)
+
+    async def _answers(self, records: Sequence[UsableRecord]) -> list[Answer]:
+        # On a thread, so that further records gather meanwhile. What comes from another process cannot be written to, and
+        # torch warns of that.
         own = [replace(each, signal=each.signal.copy(), r_peaks=each.r_peaks.copy()) for each in records]
         work = partial(answers, self._predictor, self._about, own)
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
