@@ -7,6 +7,7 @@ there is one. In a Serve config file: `import_path: ecgmoe.serving.app:app`, wit
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -36,6 +37,10 @@ from ecgmoe.serving.web import web_application
 
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 """For all parts of Serve: lines of requests would hold what clients write into paths."""
+
+FEW_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")}
+"""oneDNN keeps a kernel for every shape that it met, 1,024 by default. TimesNet folds nearly every batch to other shapes: the
+memory of a model would grow for hours."""
 
 
 class Model:
@@ -116,7 +121,11 @@ def application(config: ServingConfig) -> Application:
             # What the ingresses let in waits here, where batches are made of it: a router that waits for a free place asks
             # again after longer and longer pauses, in which the model has nothing to do.
             max_ongoing_requests=config.ingress_replicas * config.max_queue + 64,
-            ray_actor_options={"num_cpus": 1, "num_gpus": gpus_per_actor(config.num_gpus)},
+            ray_actor_options={
+                "num_cpus": 1,
+                "num_gpus": gpus_per_actor(config.num_gpus),
+                "runtime_env": {"env_vars": FEW_KERNELS},
+            },
             logging_config=QUIET,
         )
         .bind(config)
