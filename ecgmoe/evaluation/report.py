@@ -101,6 +101,27 @@ def csv_rows(metrics: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     return table
 
 
+def difference_table(metrics: Mapping[str, Any], model: str) -> str:
+    """In Markdown: the model's figures minus those of each predictor beside it, with paired 95 % intervals."""
+    table: list[tuple[str, ...]] = [("task", "metric", "better", f"{model} minus", "difference", "95 % interval", "")]
+    for task, metric, values in measured(metrics, SHOWN):
+        for name in predictors(metrics):
+            found = values.get("beside", {}).get(name) or {}
+            difference, interval = (found.get(f"{metric}_difference{end}") for end in ("", "_ci"))
+            if difference is None or not interval:
+                continue
+            shown = f"{number(interval[0])} .. {number(interval[1])}"
+            verdict = _verdict(metric, *interval)
+            table.append((task, with_unit(metric, task), _better(metric), name, number(difference), shown, verdict))
+    return markdown_rows(table) + "\n"
+
+
+def _verdict(metric: str, low: float, high: float) -> str:
+    if low <= 0 <= high:
+        return "no difference shown"
+    return "better" if (low > 0) == (metric in HIGHER) else "worse"
+
+
 def footnotes(metrics: Mapping[str, Any]) -> list[str]:
     """What stands below the table: what it has no figures for, what the linear baseline is, and why a task has none."""
     lines = absent_lines(metrics)

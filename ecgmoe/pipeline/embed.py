@@ -69,7 +69,7 @@ def embed(
     """
     config = config or EmbedConfig()
     prepared = PreparedData(data)
-    store = prepared.store
+    store = prepared.records
     refuse_local(data=store.root)
     keyed, manifests = feature_plan(prepared, backbones, precision)
     todo = unfinished(store, prepared.manifest["shards"], [key for key, _ in keyed])

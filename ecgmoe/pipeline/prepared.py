@@ -45,6 +45,10 @@ class PreparedData:
         root: the folder or URL.
         features: cached backbone name to feature key, as `embed` returned it.
 
+    Attributes:
+        store: the folder, with labels and manifest.
+        records: where records and features lie, the same folder or, of a fold (`pipeline/folds.py`), another.
+
     Raises:
         StorageError: the folder is not there, not finished, or of another schema version.
     """
@@ -62,6 +66,8 @@ class PreparedData:
                 f"{SCHEMA_VERSION}: prepare it again into another folder"
             )
         self.features = dict(features or {})
+        # A fold has labels of its own and the records of the folder that it was cut from.
+        self.records = Store(self.manifest["records_from"]) if "records_from" in self.manifest else self.store
 
     def labels(self) -> pa.Table:
         """labels.parquet, in the order of the shards."""
@@ -90,7 +96,7 @@ class PreparedData:
                 table = self._read(path, group, ["study_id", "features"])
             if not np.array_equal(table["study_id"].to_numpy(), study_id):
                 raise StorageError(
-                    f"{self.store.path(path)} holds features of other records: delete it and run jobs/embed.py"
+                    f"{self.records.path(path)} holds features of other records: delete it and run jobs/embed.py"
                 )
             features[backbone] = features_of(table["features"], table.schema.field("features"))
         return RowGroup(
@@ -102,7 +108,7 @@ class PreparedData:
         )
 
     def _read(self, path: str, group: int, columns: list[str]) -> pa.Table:
-        with self.store.parquet(path) as file:
+        with self.records.parquet(path) as file:
             return file.read_row_group(group, columns=columns)
 
 

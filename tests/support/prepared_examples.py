@@ -47,7 +47,7 @@ def embed_here(
 ) -> dict[str, str]:
     """What `embed` does, shard by shard in this process; returns the feature keys."""
     prepared = PreparedData(str(data))
-    store = prepared.store
+    store = prepared.records
     keyed, manifests = embed.feature_plan(prepared, backbones, precision)
     write = EmbedShard(store.root, backbones=keyed, batch_size=batch_size, precision=precision, gpu_share=0)
     for shard in embed.unfinished(store, prepared.manifest["shards"], [key for key, _ in keyed]):

@@ -1,0 +1,177 @@
+"""Models compared on all patients: each record predicted by models that never saw its patient, over folds and seeds.
+
+A cell is a variant, a fold and a seed, and an ordinary run: killed, the same call goes on with it, and a finished one is not
+computed again. Predictions of all folds are pooled, those of all seeds too; intervals come from drawing patients, each with
+all its records, folds and seeds, so that a comparison is paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ecgmoe.config import RunConfig
+from ecgmoe.config_tools import require
+from ecgmoe.evaluation.constant import Constants
+from ecgmoe.evaluation.known import predicted_values
+from ecgmoe.evaluation.linear import linear_beside
+from ecgmoe.evaluation.metrics import evaluate
+from ecgmoe.evaluation.report import LINEAR, difference_table, report_files, text_table
+from ecgmoe.inference.predict_split import predict_split
+from ecgmoe.pipeline.embed import embed
+from ecgmoe.pipeline.folds import write_folds
+from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.store import Store
+from ecgmoe.tasks import Task
+from ecgmoe.training.identity import check_name
+from ecgmoe.training.run import check_labels, train
+from ecgmoe.variants import variant
+
+Values = npt.NDArray[Any]
+SEED, FOLD = "seed", "fold"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training.
+
+    Attributes:
+        variant: what is trained.
+        fold: which patients it does not see.
+        seed: of its training.
+    """
+
+    variant: str
+    fold: int
+    seed: int
+
+    @property
+    def run(self) -> str:
+        """Name of its run."""
+        return f"{self.variant}-fold{self.fold}-seed{self.seed}"
+
+
+def cross_validate(
+    config: RunConfig,
+    variants: Sequence[str],
+    *,
+    data: str,
+    name: str,
+    storage: str,
+    folds: int = 5,
+    seeds: Sequence[int] = (0,),
+) -> dict[str, Any]:
+    """Train every cell and compare the first variant with the others, the linear baseline and the constant.
+
+    Args:
+        config: of ECG-MoE; the others follow from it.
+        variants: what is trained, as `variants.variant` names it; the others are compared with the first.
+        data: prepared folder; its test split stays closed.
+        name: of the comparison; the same name goes on where it stopped.
+        storage: folder or URL; everything lies in STORAGE/NAME.
+        folds: each patient is tested in one of them.
+        seeds: of the trainings; each is a round of all folds.
+
+    Returns:
+        The content of metrics.json, as of a report of one run.
+
+    Raises:
+        ValueError: a bad name or variant, too few patients, or another configuration under this name.
+    """
+    check_name(name)
+    require(bool(variants) and len(set(variants)) == len(variants), "name each variant once, and at least one")
+    require(bool(seeds) and len(set(seeds)) == len(seeds), "name each seed once, and at least one")
+    configs = {each: variant(each, config) for each in variants}
+    store = Store(storage) / name
+    roots = write_folds(data, store.path("folds"), folds=folds)
+    for root in roots:
+        check_labels(PreparedData(root), config)
+    cells = [Cell(variant=v, fold=f, seed=s) for s in seeds for f in range(folds) for v in variants]
+    for number, cell in enumerate(cells, start=1):
+        print(f"\ncell {number} of {len(cells)}: {cell.run}", flush=True)
+        _compute(cell, configs[cell.variant], roots[cell.fold], store)
+    tables = {each: _pooled(store, [cell for cell in cells if cell.variant == each]) for each in variants}
+    tasks = config.task_table()
+    metrics = _compare(tables, PreparedData(data), roots, tasks)
+    title = f"{name}: {variants[0]}, {folds} folds by patient, seeds {', '.join(map(str, seeds))}"
+    notes = _notes(config, PreparedData(data), metrics)
+    files = report_files(metrics, title, notes)
+    files["differences.md"] = difference_table(metrics, variants[0])
+    for each, text in files.items():
+        store.write_text(f"report/{each}", text)
+    for each, table in tables.items():
+        with store.writing(f"predictions/{each}.parquet") as file:
+            pq.write_table(table, file, compression="zstd")
+    print(
+        f"\n{text_table(metrics, title, notes)}\n\n{files['differences.md']}\nreport {store.path('report')}", flush=True
+    )
+    return metrics
+
+
+def _compute(cell: Cell, config: RunConfig, data: str, store: Store) -> None:
+    """Train the cell and predict the patients that it did not see."""
+    run, predictions = store / cell.run, "predictions/test.parquet"
+    config = replace(config, training=replace(config.training, seed=cell.seed))
+    features = embed(data, config.cached, precision=config.training.precision)
+    # Also where it is finished: another configuration under this name is refused.
+    model = train(config, data=data, features=features, name=cell.run, storage=store.root)
+    if not run.exists(predictions):
+        table = predict_split(model, data, "test")
+        with run.writing(predictions) as file:
+            pq.write_table(table, file, compression="zstd")
+
+
+def _pooled(store: Store, cells: Sequence[Cell]) -> pa.Table:
+    """Predictions of all cells of a variant, with columns seed and fold, ordered by seed and study."""
+    tables = []
+    for cell in cells:
+        with (store / cell.run).parquet("predictions/test.parquet") as file:
+            table = file.read()
+        for column, value in ((SEED, cell.seed), (FOLD, cell.fold)):
+            table = table.append_column(column, pa.array(np.full(len(table), value, dtype=np.int32)))
+        tables.append(table)
+    return pa.concat_tables(tables).sort_by([(SEED, "ascending"), ("study_id", "ascending")])
+
+
+def _compare(
+    tables: Mapping[str, pa.Table], data: PreparedData, roots: Sequence[str], tasks: Sequence[Task]
+) -> dict[str, Any]:
+    (_, first), *others = tables.items()
+    beside = {name: {task.name: predicted_values(task, table) for task in tasks} for name, table in others}
+    labels = data.labels()
+    # Of all patients, those that are predicted too: a little better than a constant can be.
+    constants = Constants.fit(labels.filter(pc.is_in(labels["study_id"], first["study_id"].combine_chunks())), tasks)
+    linear, about = _linear(first, roots, tasks)
+    return {**evaluate(first, constants, tasks, beside={LINEAR: linear, **beside}), LINEAR: about}
+
+
+def _linear(table: pa.Table, roots: Sequence[str], tasks: Sequence[Task]) -> tuple[dict[str, Values], dict[str, Any]]:
+    """The linear baseline of each fold for its records, the same for every seed."""
+    study, fold = table["study_id"].to_numpy(), table[FOLD].to_numpy()
+    values: dict[str, Values] = {}
+    about: dict[str, Any] = {}
+    for number, root in enumerate(roots):
+        prepared, rows = PreparedData(root), np.flatnonzero(fold == number)
+        own, position = np.unique(study[rows], return_inverse=True)
+        predicted, about = linear_beside(prepared, prepared, own, tasks)
+        for task, each in predicted.items():
+            values.setdefault(task, np.full((len(study), *each.shape[1:]), np.nan))[rows] = each[position]
+    return {task: each for task, each in values.items() if np.isfinite(each).all()}, about
+
+
+def _notes(config: RunConfig, data: PreparedData, metrics: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if data.manifest["dataset"] == "simulated":
+        lines.append("SIMULATED DATA: these figures say nothing about real patients.")
+    if config.random_backbones:
+        lines.append(f"Random-initialised backbones: {', '.join(config.random_backbones)}.")
+    if metrics["tasks"].get("rr", {}).get("note"):
+        lines.append(f"rr: {metrics['tasks']['rr']['note']}; its figures are no claim.")
+    return lines

@@ -1,0 +1,61 @@
+"""Compare models on all patients of a prepared folder by cross-validation; its test split stays closed.
+
+The same name goes on where it stopped, and finished trainings are not computed again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from ecgmoe.cli import parse, run_job, take_preset
+from ecgmoe.config import PRESETS, RunConfig
+from ecgmoe.home import home
+
+DESCRIPTION = f"{__doc__}\n\nPresets (first word, default tiny): {', '.join(PRESETS)}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of crossvalidate.
+
+    Attributes:
+        data: folder that prepare finished.
+        name: of the comparison; everything lies in STORAGE/NAME.
+        storage: folder or URL; $ECGMOE_HOME/runs by default.
+        variants: what is trained, as in jobs/train.py --variant; the others are compared with the first.
+        folds: each patient is tested in one of them.
+        seeds: of the trainings; each is a round of all folds.
+        config: of ECG-MoE; training.seed is that of each round.
+    """
+
+    data: str
+    name: str = "crossvalidation"
+    storage: str
+    variants: tuple[str, ...] = ("ecg_moe", "residual_network")
+    folds: int = 5
+    seeds: tuple[int, ...] = (0, 1, 2)
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+
+
+def main(argv: list[str]) -> None:
+    _, preset, rest = take_preset(argv, PRESETS, "tiny")
+    start = Options(data=tyro.MISSING, storage=str(home() / "runs"), config=preset)
+    options = parse(Options, rest, DESCRIPTION, start)
+    from ecgmoe.crossvalidation import cross_validate
+
+    cross_validate(
+        options.config,
+        options.variants,
+        data=options.data,
+        name=options.name,
+        storage=options.storage,
+        folds=options.folds,
+        seeds=options.seeds,
+    )
+
+
+if __name__ == "__main__":
+    run_job(main)
