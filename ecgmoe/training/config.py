@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ecgmoe.config_tools import require
@@ -12,6 +12,29 @@ EngineName = Literal["deepspeed", "ddp"]
 Offload = Literal["none", "optimizer", "parameters"]
 OptimizerName = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes of training records (`training/augment.py`); all off by default.
+
+    Attributes:
+        amplitude: standard deviation of the logarithm of a gain, the same for all leads of a record.
+        lead_dropout: probability with which each lead is missing; one always stays.
+        noise_uv: white noise of a standard deviation drawn from 0 to this, in microvolt.
+        shift_ms: the record moves by up to so much to either side; what comes in is missing.
+    """
+
+    amplitude: float = 0.0
+    lead_dropout: float = 0.0
+    noise_uv: float = 0.0
+    shift_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.amplitude <= 1, f"amplitude must be in [0, 1], got {self.amplitude}")
+        require(0 <= self.lead_dropout < 1, f"lead_dropout must be in [0, 1), got {self.lead_dropout}")
+        require(0 <= self.noise_uv <= 1000, f"noise_uv must be in [0, 1000], got {self.noise_uv}")
+        require(0 <= self.shift_ms <= 5000, f"shift_ms must be in [0, 5000], got {self.shift_ms}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +65,8 @@ class TrainingConfig:
         momentum: beta1 of AdamW, momentum of SGD.
         epsilon: of AdamW.
         clip_norm: global gradient norm bound.
-        seed: of initialisation, order and dropout.
+        augmentation: random changes of the training records.
+        seed: of initialisation, order, dropout and augmentation.
         read_ahead: global batches read ahead of the training step.
         checkpoint_every: steps between checkpoints inside an epoch, with one before its validation; 0 checkpoints after the
             validation only, and an interrupted one costs its epoch.
@@ -74,6 +98,7 @@ class TrainingConfig:
     momentum: float = 0.9
     epsilon: float = 1e-8
     clip_norm: float = 1.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
     read_ahead: int = 4
     checkpoint_every: int = 0

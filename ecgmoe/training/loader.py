@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -81,13 +81,20 @@ class BatchReader:
                 self._kept.popitem(last=False)
         return self._kept[number]
 
-    def ahead(self, batches: Iterable[npt.NDArray[np.int64]], depth: int) -> Iterator[ECGBatch]:
-        """Batches in order, with up to `depth` of them read in a background thread (Arrow frees the GIL)."""
+    def ahead(
+        self, batches: Iterable[npt.NDArray[np.int64]], depth: int, change: Callable[[ECGBatch], ECGBatch] | None = None
+    ) -> Iterator[ECGBatch]:
+        """Batches in order, with up to `depth` of them read, and changed, in a background thread (Arrow frees the GIL)."""
+
+        def read(rows: npt.NDArray[np.int64]) -> ECGBatch:
+            batch = self.read(rows)
+            return change(batch) if change else batch
+
         pending: deque[Future[ECGBatch]] = deque()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as thread:
             try:
                 for rows in batches:
-                    pending.append(thread.submit(self.read, rows))
+                    pending.append(thread.submit(read, rows))
                     if len(pending) > depth:
                         yield pending.popleft().result()
                 while pending:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ecgmoe.pipeline.prepared import PreparedData, row_groups, split_rows
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training import checkpoint, not_finite
 from ecgmoe.training.agreement import Agreement
+from ecgmoe.training.augment import augmented
 from ecgmoe.training.build import build_backbones, build_model
 from ecgmoe.training.checkpoint import Position
 from ecgmoe.training.checkpoint_store import CheckpointStore
@@ -104,7 +106,7 @@ class Worker:
         for epoch in range(position.epoch, self.training.epochs):
             plan = self.plan(epoch)
             progress.epoch_starts(epoch, plan)
-            for whole, batch in progress.waiting_for(self.batches(plan, position.batch)):
+            for whole, batch in progress.waiting_for(self.batches(plan, epoch, position.batch)):
                 self.watch.progress(f"step {position.step + 1}")
                 if self.is_left_out(position):
                     position.step, position.batch = position.step + 1, position.batch + 1
@@ -195,11 +197,12 @@ class Worker:
             epoch=epoch,
         )
 
-    def batches(self, plan: EpochPlan, start: int) -> Iterator[tuple[GlobalBatch, ECGBatch]]:
-        """Every global batch from `start` on with this rank's share of it, read ahead."""
+    def batches(self, plan: EpochPlan, epoch: int, start: int) -> Iterator[tuple[GlobalBatch, ECGBatch]]:
+        """Every global batch from `start` on with this rank's share of it, read ahead and augmented."""
         wholes = [plan.batch(index, self.world) for index in range(start, len(plan.rows))]
         shares = (whole.share(self.rank) for whole in wholes)
-        return zip(wholes, self.reader.ahead(shares, self.training.read_ahead), strict=True)
+        change = partial(augmented, config=self.training.augmentation, seed=self.training.seed, epoch=epoch)
+        return zip(wholes, self.reader.ahead(shares, self.training.read_ahead, change), strict=True)
 
     def resume(self) -> tuple[Position, Interval | None]:
         """Go on from the last whole checkpoint, or start at the beginning."""

@@ -16,7 +16,7 @@ from ecgmoe.model.config import LossConfig, ModelConfig
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training import tracking
 from ecgmoe.training.checkpoint_store import CheckpointStore
-from ecgmoe.training.config import TrainingConfig
+from ecgmoe.training.config import Augmentation, TrainingConfig
 from prepared_examples import simulated_and_prepared
 from resume_examples import run_jobs
 from training_examples import job_of
@@ -39,12 +39,20 @@ CASES: dict[str, tuple[int, int, list[int | str]]] = {
 
 
 def config(dropout: float = 0.3, **training: Any) -> RunConfig:
-    """With dropout, of which each rank draws its own."""
+    """With dropout, of which each rank draws its own, and augmented records."""
     return RunConfig(
         backbones=(BackboneConfig(name="dlinear", size="tiny", mode="full"),),
         model=ModelConfig(width=16, dropout=dropout),
         loss=LossConfig(contrastive_weight=0.1),
-        training=TrainingConfig(num_workers=2, epochs=EPOCHS, log_every=LOG_EVERY, global_batch=8, slots=4, **training),
+        training=TrainingConfig(
+            num_workers=2,
+            epochs=EPOCHS,
+            log_every=LOG_EVERY,
+            global_batch=8,
+            slots=4,
+            augmentation=Augmentation(amplitude=0.2, lead_dropout=0.2, noise_uv=20, shift_ms=200),
+            **training,
+        ),
     )
 
 

@@ -135,7 +135,7 @@ def _go_on(job: dict[str, Any], source: str | None, write: str | None, steps: in
     gradient = keep_gradients(worker.engine, BEFORE)
     progress = Progress(worker.training, worker.total_steps, worker.rank, None, worker.load)
     plan, losses, seen = worker.plan(position.epoch), [], []
-    for whole, batch in islice(worker.batches(plan, position.batch), steps):
+    for whole, batch in islice(worker.batches(plan, position.epoch, position.batch), steps):
         seen.append(batch.study_id.tolist())
         parts = worker.step(batch, whole)
         losses.append(sum_over_ranks(torch.stack(list(parts.values()))).tolist())

@@ -53,7 +53,7 @@ def train_some(
         start = full_state(worker.engine)
         kept = keep_gradients(worker.engine) if gradients else {}
         losses, norms = [], []
-        epochs = (worker.batches(worker.plan(epoch), 0) for epoch in count())
+        epochs = (worker.batches(worker.plan(epoch), epoch, 0) for epoch in count())
         for whole, batch in islice(chain.from_iterable(epochs), steps):
             if counts:
                 whole = GlobalBatch(rows=whole.rows, counts=counts)
