@@ -59,6 +59,7 @@ def description(folder: str, predictor: Predictor, about: AboutModel) -> dict[st
         "model_version": about.version,
         "ecgmoe_version": ecgmoe.__version__,
         "level": about.level,
+        "not_predicted": list(about.untrained),
         "tasks": [
             {
                 "name": task.name,

@@ -44,7 +44,10 @@ async function showModel() {
   const random = model.random_backbones.length
     ? ` Random-initialised backbones: ${model.random_backbones.join(", ")}.`
     : "";
-  $("model").textContent = `Model ${model.name}, version ${model.model_version}.${random}`;
+  const never = model.not_predicted.length
+    ? ` Not predicted, because training had no label of it: ${model.not_predicted.join(", ")}.`
+    : "";
+  $("model").textContent = `Model ${model.name}, version ${model.model_version}.${random}${never}`;
 }
 
 function row(body, cells) {

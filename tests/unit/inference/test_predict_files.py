@@ -302,14 +302,6 @@ def same(text: str, value: Any) -> bool:
     return text == ("" if value is None else str(value))
 
 
-@pytest.mark.parametrize("classes", TAXONOMIES.values(), ids=TAXONOMIES)
-def test_each_class_has_a_csv_column_of_its_own(classes: tuple[str, ...]) -> None:
-    columns = [class_column(name) for name in classes]
-    assert len(set(columns)) == len(classes)
-    assert class_column("2nd or 3rd degree AV block") == "arrhythmia_probability_2nd_or_3rd_degree_av_block"
-    assert class_column("sinus rhythm with PAC(s)") == "arrhythmia_probability_sinus_rhythm_with_pac_s"
-
-
 HOSTILE = [
     "absent",
     "/absent/b",

@@ -1,4 +1,4 @@
-"""The file of predictions: flat memory, and the columns of the model's own tasks."""
+"""The file of predictions: flat memory, columns of each class, and the columns of the model's own tasks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ecgmoe.ecg.rhythm import TAXONOMIES
 from ecgmoe.evaluation.calibration import Calibration
 from ecgmoe.inference import predictions_file
-from ecgmoe.inference.predictions_file import flat, part_name, rows_in_order, write_rows
+from ecgmoe.inference.predictions_file import class_column, flat, part_name, rows_in_order, write_rows
 from ecgmoe.inference.record_table import record_schema
 from ecgmoe.pipeline.store import Store
 from ecgmoe.tasks import task_table
@@ -87,3 +88,11 @@ def test_a_model_of_some_tasks_has_their_columns_alone() -> None:
     assert schema.names[:6] == ["path", "age_years", "age_years_low", "age_years_high", "sex", "sex_female_probability"]
     assert schema.names[6].startswith("quality_")
     assert not pa.types.is_nested(flat(schema.empty_table(), ()).schema.field("quality_flat_leads").type)
+
+
+@pytest.mark.parametrize("classes", TAXONOMIES.values(), ids=TAXONOMIES)
+def test_each_class_has_a_csv_column_of_its_own(classes: tuple[str, ...]) -> None:
+    columns = [class_column(name) for name in classes]
+    assert len(set(columns)) == len(classes)
+    assert class_column("2nd or 3rd degree AV block") == "arrhythmia_probability_2nd_or_3rd_degree_av_block"
+    assert class_column("sinus rhythm with PAC(s)") == "arrhythmia_probability_sinus_rhythm_with_pac_s"

@@ -13,7 +13,8 @@ from ecgmoe.ecg.read import UsableRecord, usable
 from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import LEADS
 from ecgmoe.inference import predict_one
-from ecgmoe.serving.answers import answers
+from ecgmoe.serving.answers import answers, description
+from model_examples import TRAINED_ON, saved_model
 from predict_examples import calibrated_model
 from serving_examples import Here
 from small_records import an_ecg
@@ -54,3 +55,11 @@ def test_one_that_fails_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(predict_one, "predict_records", failing)
     found = answers(here.predictor, here.loaded, records)
     assert [answer.prediction is None for answer in found] == [False, True, False]
+
+
+def test_tasks_that_were_not_trained_are_named(tmp_path: Path) -> None:
+    saved_model(tmp_path / "first" / "model", trained_on=TRAINED_ON)
+    here = Here(str(tmp_path / "first" / "model"))
+    about = description(str(tmp_path / "first" / "model"), here.predictor, here.loaded)
+    assert about["not_predicted"] == ["potassium"]
+    assert [task["name"] for task in about["tasks"]] == ["rr", "age", "sex", "arrhythmia"]
