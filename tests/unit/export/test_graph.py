@@ -76,7 +76,8 @@ def run_both(model: ECGMoE, folder: Path) -> None:
         assert_equal(session(SIGNAL[rows].numpy()), want)
 
 
-@pytest.mark.parametrize("name", [each if each == "plain" else pytest.param(each, marks=LONG) for each in VARIANTS])
+@LONG
+@pytest.mark.parametrize("name", VARIANTS)
 def test_every_kind_of_model(name: str, tmp_path: Path) -> None:
     run_both(model_of(("dlinear", "residual_network") if name != "periodic" else (), **VARIANTS[name]), tmp_path)
 
