@@ -117,15 +117,22 @@ class Whole(nn.Module):
         return self.form(batch).predictions
 
 
+LONG = [pytest.mark.long, pytest.mark.timeout(600)]
+
+
 @pytest.mark.parametrize(
-    "names",
-    [("timesnet",), pytest.param(BACKBONES, marks=[pytest.mark.long, pytest.mark.timeout(600)])],
-    ids=["timesnet", "all"],
+    ("names", "backend"),
+    [
+        (("timesnet",), "aot_eager"),
+        pytest.param(BACKBONES, "aot_eager", marks=LONG),
+        pytest.param(("dlinear", "timesnet"), "inductor", marks=LONG),
+    ],
+    ids=["timesnet", "all", "to C++"],
 )
-def test_torch_compile_takes_it_as_one_graph_for_every_batch_size(names: tuple[str, ...]) -> None:
+def test_torch_compile_takes_it_as_one_graph_for_every_batch_size(names: tuple[str, ...], backend: str) -> None:
     model = model_of(names, **({} if len(names) > 1 else {"paths": "multi_model", "mixture": "concat"}))
-    # Fails at a graph break. What a backend makes of the graph is torch's: this one runs it as it is.
-    compiled = torch.compile(Whole(inference_form(model)), fullgraph=True, dynamic=True, backend="aot_eager")
+    # Fails at a graph break. The backend aot_eager runs the graph as it is.
+    compiled = torch.compile(Whole(inference_form(model)), fullgraph=True, dynamic=True, backend=backend)
     with torch.inference_mode():
         for count in (3, 5, 2):
             batch = batch_of(waves(count))
