@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ecgmoe.assessment import notes
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import require
 from ecgmoe.evaluation.constant import Constants
@@ -101,8 +102,9 @@ def cross_validate(
     tasks = config.task_table()
     metrics = _compare(tables, PreparedData(data), roots, tasks)
     title = f"{name}: {variants[0]}, {folds} folds by patient, seeds {', '.join(map(str, seeds))}"
-    notes = _notes(config, PreparedData(data), metrics)
-    files = report_files(metrics, title, notes)
+    backbones = (store / cells[0].run).read_json("model/config.json")["backbones"]
+    remarks = notes(config, PreparedData(data).manifest, metrics, backbones)
+    files = report_files(metrics, title, remarks)
     files["differences.md"] = difference_table(metrics, variants[0])
     for each, text in files.items():
         store.write_text(f"report/{each}", text)
@@ -110,7 +112,8 @@ def cross_validate(
         with store.writing(f"predictions/{each}.parquet") as file:
             pq.write_table(table, file, compression="zstd")
     print(
-        f"\n{text_table(metrics, title, notes)}\n\n{files['differences.md']}\nreport {store.path('report')}", flush=True
+        f"\n{text_table(metrics, title, remarks)}\n\n{files['differences.md']}\nreport {store.path('report')}",
+        flush=True,
     )
     return metrics
 
@@ -164,14 +167,3 @@ def _linear(table: pa.Table, roots: Sequence[str], tasks: Sequence[Task]) -> tup
         for task, each in predicted.items():
             values.setdefault(task, np.full((len(study), *each.shape[1:]), np.nan))[rows] = each[position]
     return {task: each for task, each in values.items() if np.isfinite(each).all()}, about
-
-
-def _notes(config: RunConfig, data: PreparedData, metrics: Mapping[str, Any]) -> list[str]:
-    lines = []
-    if data.manifest["dataset"] == "simulated":
-        lines.append("SIMULATED DATA: these figures say nothing about real patients.")
-    if config.random_backbones:
-        lines.append(f"Random-initialised backbones: {', '.join(config.random_backbones)}.")
-    if metrics["tasks"].get("rr", {}).get("note"):
-        lines.append(f"rr: {metrics['tasks']['rr']['note']}; its figures are no claim.")
-    return lines

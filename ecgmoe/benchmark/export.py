@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ def export_benchmark(config: RunConfig, folder: Path, *, repeats: int = 9) -> di
         repeats: rounds; figures are medians, ratios those of each round's.
     """
     torch.set_num_threads(1)
+    forms = _forms(fresh_model(config), folder)
     return {
-        "whole": {f"batch_{n}": _whole(config, folder, n, repeats) for n in (1, 32)},
+        "whole": {f"batch_{n}": _whole(forms, n, repeats) for n in (1, 32)},
         "backbone_adapters_merged": {
             f"{name} {size}": _backbone(name, size, repeats)
             for name in ("tempo", "moment")
@@ -57,23 +59,24 @@ def export_benchmark(config: RunConfig, folder: Path, *, repeats: int = 9) -> di
     }
 
 
-def _whole(config: RunConfig, folder: Path, records: int, repeats: int) -> dict[str, Any]:
-    model = fresh_model(config)
+def _forms(model: ECGMoE, folder: Path) -> dict[str, Callable[[torch.Tensor], Any]]:
+    """By name: from int16 records to predictions in their units."""
     whole = WaveformPredictor(inference_form(model), model.tasks, Calibration()).eval()
     graph = graph_of(whole)
     write_onnx(graph, folder / "predictor.onnx", whole.output_names, {})
     write_pt2(graph, folder / "predictor.pt2")
+    pt2, onnx = program_runner(folder / "predictor.pt2"), onnx_runner(folder / "predictor.onnx", threads=1)
+    return {
+        "model": lambda signal: _predict(model, signal),
+        "inference_form": lambda signal: _predict(whole.model, signal),
+        "pt2": lambda signal: pt2(signal.numpy()),
+        "onnx": lambda signal: onnx(signal.numpy()),
+    }
+
+
+def _whole(forms: Mapping[str, Callable[[torch.Tensor], Any]], records: int, repeats: int) -> dict[str, Any]:
     signal = noise(records).signal
-    runners: dict[str, Callable[[], Any]] = {
-        "model": lambda: _predict(model, signal),
-        "inference_form": lambda: _predict(whole.model, signal),
-    }
-    of_file = {
-        "pt2": program_runner(folder / "predictor.pt2"),
-        "onnx": onnx_runner(folder / "predictor.onnx", threads=1),
-    }
-    runners |= {name: lambda run=run: run(signal.numpy()) for name, run in of_file.items()}  # type: ignore[misc]
-    times = _in_turns(runners, repeats)
+    times = _in_turns({name: partial(run, signal) for name, run in forms.items()}, repeats)
     return {
         "ms_per_record": {name: 1000 * statistics.median(each) / records for name, each in times.items()},
         "times_model": {name: _ratio(each, times["model"]) for name, each in times.items() if name != "model"},

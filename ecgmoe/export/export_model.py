@@ -141,6 +141,3 @@ def describe(about: AboutModel, predictor: Predictor, whole: WaveformPredictor) 
         "not_predicted": list(about.untrained),
         "not_inside": _NOT_INSIDE,
     }
-
-
-__all__ = ["FORMATS", "ExportError", "Exported", "export_model"]

@@ -31,7 +31,7 @@ class WaveformPredictor(nn.Module):
         self, model: ECGMoE, tasks: tuple[Task, ...], calibration: Calibration, detector: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.model, self.detector = model, detector or RPeaks()
+        self.model, self.detector = model, RPeaks() if detector is None else detector
         self.only = [task.name for task in tasks]
         self.temperature = {name: float(value) for name, value in calibration.temperature.items()}
 

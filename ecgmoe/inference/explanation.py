@@ -96,8 +96,7 @@ def explain(predictor: Predictor, record: UsableRecord) -> Explanation:
         # A record without beats has one of padding, whose weight is 0.
         beat_weights={name: each[: len(beats)] for name, each in weights.items()},
         no_beat_weight={name: float(each[-1]) for name, each in weights.items()},
-        # The model folder tells where weights came from, and nothing of those that came from nowhere.
-        random_backbones=tuple(each["name"] for each in predictor.config["backbones"] if not each["provenance"]),
+        random_backbones=predictor.random_backbones,
     )
 
 

@@ -70,6 +70,11 @@ class Predictor:
         self.calibration = read_calibration(store)
         self.calibrated = calibrated
 
+    @property
+    def random_backbones(self) -> tuple[str, ...]:
+        """Backbones that started from random weights: the model folder tells where the others' came from."""
+        return tuple(each["name"] for each in self.config["backbones"] if not each["provenance"])
+
     def __call__(self, batch: ECGBatch) -> dict[str, npt.NDArray[np.float32]]:
         """By task: (B,) ms or years, (B,) probability of the class 1, or (B, classes) probabilities."""
         return self.with_routing(batch)[0]

@@ -6,6 +6,7 @@ from. All that takes a prepared folder takes it.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ecgmoe.config_tools import require
 from ecgmoe.datasets.schema import UNUSED
 from ecgmoe.pipeline.nodes import refuse_local
 from ecgmoe.pipeline.prepared import PreparedData
-from ecgmoe.pipeline.store import StorageError, Store, digest_of
+from ecgmoe.pipeline.store import StorageError, Store
 
 VALIDATION_PARTS = 8
 """One in so many of a fold's training patients validates: it chooses the checkpoint and calibrates."""
@@ -84,12 +85,6 @@ def write_folds(data: str, out: str, *, folds: int, seed: int = 0) -> list[str]:
     return roots
 
 
-def folds_name(data: str, folds: int, seed: int) -> str:
-    """A name that tells folds of other data, number or seed apart."""
-    whole = PreparedData(data)
-    return f"{folds}-{digest_of([whole.manifest['records_key'], whole.manifest['labels_sha256'], seed])[:8]}"
-
-
 def _splits(labels: pa.Table, folds: int, seed: int) -> list[npt.NDArray[np.object_]]:
     """Split of every record, by fold."""
     given = np.array(labels["split"].to_pylist(), dtype=object)
@@ -112,8 +107,6 @@ def _splits(labels: pa.Table, folds: int, seed: int) -> list[npt.NDArray[np.obje
 
 
 def _cut(parts: int, seed: int, rhythm: npt.NDArray[Any], patient: npt.NDArray[Any]) -> Any:
-    import warnings
-
     with warnings.catch_warnings():
         # It says that a class has fewer members than parts: it is spread as far as it goes.
         warnings.simplefilter("ignore", UserWarning)

@@ -51,7 +51,6 @@ def description(folder: str, predictor: Predictor, about: AboutModel) -> dict[st
     *_, run, last = ("", *PurePosixPath(folder.rstrip("/")).parts)
     calibration = about.calibration
     known = {*calibration.temperature, *calibration.half_width}
-    backbones = predictor.config["backbones"]
     return {
         "use": USE,
         # STORAGE/NAME/model is called NAME; the path itself is nobody's business.
@@ -70,6 +69,8 @@ def description(folder: str, predictor: Predictor, about: AboutModel) -> dict[st
             }
             for task in about.tasks
         ],
-        "backbones": [{"name": each["name"], "provenance": each["provenance"]} for each in backbones],
-        "random_backbones": [each["name"] for each in backbones if not each["provenance"]],
+        "backbones": [
+            {"name": each["name"], "provenance": each["provenance"]} for each in predictor.config["backbones"]
+        ],
+        "random_backbones": list(predictor.random_backbones),
     }

@@ -19,6 +19,7 @@ from ecgmoe.evaluation.predictions import prediction_table
 from ecgmoe.evaluation.report import LINEAR
 from ecgmoe.inference.predict_split import wanted_labels
 from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.store import Store
 from ecgmoe.tasks import task_table
 from finished_runs import CONFIG
 from prepared_examples import map_here, simulated_and_prepared
@@ -50,6 +51,8 @@ class Fakes:
         if self.fail_at == len(self.trained):
             raise KeyboardInterrupt
         self.trained.append((name, config.training.seed, data.rsplit("/", 1)[1]))
+        backbones = [{"name": each.name, "provenance": None} for each in config.backbones]
+        Store(f"{storage}/{name}").write_json("model/config.json", {"backbones": backbones})
         return f"{storage}/{name}/model"
 
     def predict(self, model: str, data: str, split: str) -> pa.Table:
@@ -105,6 +108,7 @@ def test_every_record_is_predicted_once_by_each_variant_and_seed(
     assert "| better |" in said
     assert "no difference shown" in said
     assert "SIMULATED DATA" in said
+    assert "Random-initialised backbones: dlinear, timesnet." in said
     report = tmp_path / "both" / "report"
     assert json.loads((report / "metrics.json").read_text())["tasks"]["age"]["mae"] == age["mae"]
     assert "residual_network" in (report / "differences.md").read_text()
