@@ -65,6 +65,8 @@ class TrainingConfig:
         momentum: beta1 of AdamW, momentum of SGD.
         epsilon: of AdamW.
         clip_norm: global gradient norm bound.
+        weight_average: decay of the running mean of the weights (`training/average.py`), which is what is validated, saved as
+            the model and predicted with; 0 takes the weights as they are.
         augmentation: random changes of the training records.
         seed: of initialisation, order, dropout and augmentation.
         read_ahead: global batches read ahead of the training step.
@@ -98,6 +100,7 @@ class TrainingConfig:
     momentum: float = 0.9
     epsilon: float = 1e-8
     clip_norm: float = 1.0
+    weight_average: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
     read_ahead: int = 4
@@ -141,6 +144,7 @@ class TrainingConfig:
         require(0 <= self.momentum < 1, f"momentum must be in [0, 1), got {self.momentum}")
         require(self.epsilon > 0, f"epsilon must be > 0, got {self.epsilon}")
         require(self.clip_norm > 0, f"clip_norm must be > 0, got {self.clip_norm}")
+        require(0 <= self.weight_average < 1, f"weight_average must be in [0, 1), got {self.weight_average}")
         require(self.read_ahead >= 1, f"read_ahead must be at least 1, got {self.read_ahead}")
         require(self.checkpoint_every >= 0, f"checkpoint_every must be >= 0, got {self.checkpoint_every}")
         require(self.log_every >= 1, f"log_every must be at least 1, got {self.log_every}")

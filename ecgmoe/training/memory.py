@@ -12,7 +12,7 @@ Not in it: the interpreter and its libraries, the data read ahead, and what an a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 FP32 = 4
@@ -34,7 +34,8 @@ class MemoryPlan:
 
     Attributes:
         parameters: the weights that stand between steps: all of them, or this rank's partition at stage 3.
-        optimiser: moments of what trains, and DeepSpeed's fp32 master weights; frozen parameters have neither.
+        optimiser: moments of what trains, DeepSpeed's fp32 master weights, and the running mean of the weights where there is
+            one; frozen parameters have none of it.
         gradients: of what trains; those of this rank's partition at stages 2 and 3.
         buffers: buckets and flat copies of gradients, and at stage 3 the gathered weights.
         activations: kept for the backward pass of one micro-batch.
@@ -63,6 +64,7 @@ class Sizes:
         activation_bytes: that one record keeps for the backward pass.
         accumulates: several micro-batches make a step.
         bucket: elements of DeepSpeed's buckets.
+        averaged: a running mean of what trains is kept.
         gpu: buckets take memory whole and twice (overlapping communication). On a CPU only the pages that are written do.
     """
 
@@ -75,6 +77,7 @@ class Sizes:
     activation_bytes: float = 0.0
     accumulates: bool = False
     bucket: int
+    averaged: bool = False
     gpu: bool = False
 
     def __post_init__(self) -> None:
@@ -121,7 +124,9 @@ def predict(stage: Stage, sizes: Sizes) -> MemoryPlan:
     """
     if stage not in _STAGES:
         raise ValueError(f"stage must be one of {', '.join(map(str, _STAGES))}, got {stage!r}")
-    return _STAGES[stage](sizes)
+    plan = _STAGES[stage](sizes)
+    mean = round(FP32 * sizes.averaged * (sizes.share if stage == 3 else sizes.trained))
+    return replace(plan, optimiser=plan.optimiser + mean, total=plan.total + mean)
 
 
 def _plan(

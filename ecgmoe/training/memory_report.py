@@ -37,6 +37,7 @@ def sizes_of(model: nn.Module, training: TrainingConfig, probe: ECGBatch) -> Siz
         activation_bytes=forward.kept_bytes,
         accumulates=training.accumulation > 1,
         bucket=training.bucket_elements,
+        averaged=training.weight_average > 0,
         gpu=training.use_gpu,
     )
 

@@ -87,7 +87,7 @@ class OptimizerState:
             safe_set_full_optimizer_state(parameter, value, key)
         else:
             # DeepSpeed's setter of the whole tensor fails where the ranks do not divide the number of elements.
-            safe_set_local_optimizer_state(parameter, _own_part(parameter, value), key)
+            safe_set_local_optimizer_state(parameter, own_part(parameter, value), key)
 
     def _stepped(self) -> list[Tensor]:
         """The tensors that torch's optimiser steps."""
@@ -113,7 +113,7 @@ class OptimizerState:
         return key != STEP and isinstance(value, Tensor)
 
 
-def _own_part(parameter: Any, value: Tensor) -> Tensor:
+def own_part(parameter: Any, value: Tensor) -> Tensor:
     """This rank's stretch of a tensor that ZeRO 3 shards like `parameter`; zeros fill up the last one."""
     size, rank = parameter.ds_tensor.numel(), dist.get_rank(parameter.ds_process_group)
     part = value.reshape(-1)[rank * size : (rank + 1) * size]

@@ -17,13 +17,14 @@ from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict
 from ecgmoe.evaluation.metrics import score
 from ecgmoe.model.batch import ECGBatch
-from ecgmoe.model.folder import model_config, save_model
+from ecgmoe.model.folder import WEIGHTS, model_config, save_model
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.pipeline.prepared import PreparedData, row_groups, split_rows
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training import checkpoint, not_finite
 from ecgmoe.training.agreement import Agreement
 from ecgmoe.training.augment import augmented
+from ecgmoe.training.average import WeightAverage
 from ecgmoe.training.build import build_backbones, build_model
 from ecgmoe.training.checkpoint import Position
 from ecgmoe.training.checkpoint_store import CheckpointStore
@@ -72,6 +73,7 @@ class Worker:
         self.engine = initialise(model, self.training, self.total_steps)
         # Every pass is a sign of progress, in training and in validation.
         self.engine.module.register_forward_hook(lambda *_: watch.progress())
+        self.average = WeightAverage(self.engine, self.training.weight_average)
         self.device = self.engine.device
         shared = self.config.model.routing_is_shared
         gates = ["all_tasks"] if shared else [task.name for task in self.tasks]
@@ -112,6 +114,7 @@ class Worker:
                     position.step, position.batch = position.step + 1, position.batch + 1
                     continue
                 losses = self.step(batch, whole)
+                self.average.update(self.engine.global_steps)
                 # What the ranks agreed on after the step before, of which only now is the answer waited for.
                 stop = self.agreed()
                 self.post(position, whole, losses)
@@ -131,16 +134,20 @@ class Worker:
                 self.save(position, None, progress)
                 return {"stopped_at": position.step}
             self.watch.progress(f"validation of epoch {epoch + 1}")
-            metrics = validate(self.engine, self.reader, self.labels, self.tasks, self.training)
+            metrics = self.validate()
             current = score(metrics)
             position.epoch, position.batch = epoch + 1, 0
             position.best_score = current if position.best_score is None else max(current, position.best_score)
             progress.epoch_ends(epoch, position.step, metrics, current, best=current == position.best_score)
             self.save(position, current, progress)
         if not self.training.epochs:
-            untrained = validate(self.engine, self.reader, self.labels, self.tasks, self.training)
-            self.save(position, score(untrained), progress)
+            self.save(position, score(self.validate()), progress)
         return {"stopped_at": None}
+
+    def validate(self) -> dict[str, Any]:
+        """Metrics of the validation split by the mean of the weights; every rank must call it."""
+        with self.average.shown():
+            return validate(self.engine, self.reader, self.labels, self.tasks, self.training)
 
     def post(self, position: Position, whole: GlobalBatch | None, losses: dict[str, Tensor]) -> None:
         """Tell the other ranks of the step that begins at `position`."""
@@ -211,6 +218,7 @@ class Worker:
             return Position(), None
         with self.checkpoints.opened(saved) as folder:
             position, interval = checkpoint.load(self.engine, folder, self.training)
+            self.average.load(folder / "model" / WEIGHTS)
         if self.rank == 0:
             print(f"resuming at epoch {position.epoch + 1}, step {position.step:,} of {self.total_steps:,}", flush=True)
         return position, interval
@@ -222,7 +230,8 @@ class Worker:
 
         def fill(folder: Path) -> None:
             checkpoint.save(self.engine, folder, position, self.training, interval)
-            state = checkpoint.full_state(self.engine)
+            with self.average.shown():
+                state = checkpoint.full_state(self.engine)
             if self.rank == 0:
                 cached = {each.name: self.backbones[each.name] for each in self.config.cached}
                 save_model(folder / "model", state, self.model_config(), cached)

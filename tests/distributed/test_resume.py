@@ -1,4 +1,5 @@
-"""An interrupted run is the run without interruption: weights, order, best score and MLflow's curve, bit for bit."""
+"""An interrupted run is the run without interruption: weights and their mean, order, best score and MLflow's curve, bit for
+bit."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ CASES: dict[str, tuple[int, int, list[int | str]]] = {
 
 
 def config(dropout: float = 0.3, **training: Any) -> RunConfig:
-    """With dropout, of which each rank draws its own, and augmented records."""
+    """With dropout, of which each rank draws its own, augmented records, and a mean of the weights."""
     return RunConfig(
         backbones=(BackboneConfig(name="dlinear", size="tiny", mode="full"),),
         model=ModelConfig(width=16, dropout=dropout),
@@ -50,6 +51,7 @@ def config(dropout: float = 0.3, **training: Any) -> RunConfig:
             log_every=LOG_EVERY,
             global_batch=8,
             slots=4,
+            weight_average=0.5,
             augmentation=Augmentation(amplitude=0.2, lead_dropout=0.2, noise_uv=20, shift_ms=200),
             **training,
         ),
@@ -99,6 +101,7 @@ def test_an_interrupted_run_ends_bit_identical(runs: dict[str, dict[str, Any]], 
     assert set(found["state"]) == set(expected["state"])
     for key, value in expected["state"].items():
         assert torch.equal(found["state"][key], value), key
+        assert torch.equal(found["mean"][key], expected["mean"][key]), key
     assert found["seen"] == expected["seen"]
     # With the best score so far, which says whether a later checkpoint is the one to keep.
     assert found["stands"] == expected["stands"]

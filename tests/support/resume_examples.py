@@ -46,8 +46,9 @@ def run_jobs(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             made, or "validation" for the first validation that an attempt reaches.
 
     Returns:
-        By job: the final state, the study ids of each step in this rank's order (the last attempt at it), what was
-        reported with each checkpoint of the last attempt, and how many steps were made in all.
+        By job: the final state, and that with the mean of the weights in it; the study ids of each step in this rank's
+        order (the last attempt at it); what was reported with each checkpoint of the last attempt, and how many steps were
+        made in all.
     """
     return [_run(**each) for each in jobs]
 
@@ -72,9 +73,12 @@ def _run(job: dict[str, Any], stops: list[int | str]) -> dict[str, Any]:
             except Interrupted:
                 pass
             state = full_state(worker.engine)
+            with worker.average.shown():
+                mean = full_state(worker.engine)
             worker.engine.destroy()
     made = sum(len(attempts) for attempts in seen.values())
-    return {"state": state, "seen": {step: each[-1] for step, each in seen.items()}, "reported": reported, "made": made}
+    found = {"state": state, "mean": mean, "reported": reported, "made": made}
+    return {**found, "seen": {step: each[-1] for step, each in seen.items()}}
 
 
 def _ending_step(worker: Any, stop: int | str | None, seen: dict[int, list[list[int]]]) -> Callable[..., Any]:
