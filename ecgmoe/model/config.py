@@ -34,6 +34,9 @@ class ModelConfig:
         lora_rank: r of the per-task adapters on the fusion trunk; 0 leaves them out.
         lora_alpha: adapters are scaled by alpha / rank.
         dropout: on the fused features.
+        beat_dropout: share of the beats that training hides from the experts, drawn for each record anew.
+        backbone_dropout: probability with which training hides a backbone from the fusion, for each record anew.
+        periodic_dropout: the same of the periodic path, for each record and task.
     """
 
     width: int = 32
@@ -52,6 +55,9 @@ class ModelConfig:
     lora_rank: int = 8
     lora_alpha: float = 16.0
     dropout: float = 0.1
+    beat_dropout: float = 0.0
+    backbone_dropout: float = 0.0
+    periodic_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.width >= 8, f"width must be at least 8, got {self.width}")
@@ -82,7 +88,8 @@ class ModelConfig:
             f"top_k must be between 1 and mixture_experts ({self.mixture_experts}), got {self.top_k}",
         )
         require(self.lora_rank >= 0, f"lora_rank must be at least 0, got {self.lora_rank}")
-        require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+        for name in ("dropout", "beat_dropout", "backbone_dropout", "periodic_dropout"):
+            require(0 <= getattr(self, name) < 1, f"{name} must be in [0, 1), got {getattr(self, name)}")
 
     @property
     def routing_is_shared(self) -> bool:

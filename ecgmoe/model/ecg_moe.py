@@ -119,6 +119,7 @@ class ECGMoE(nn.Module):
                     tasks=own,
                     kernels=config.morphology_kernels,
                     dilations=config.rhythm_dilations,
+                    beat_dropout=config.beat_dropout,
                 )
             self.conditioning = TaskConditioning(own, len(CHARACTERISTICS), d)
             if with_beats and config.gates_learn:
@@ -135,6 +136,9 @@ class ECGMoE(nn.Module):
             fused_width = d
         late = len(SUMMARY) if config.late_rr else 0
         self.heads = nn.ModuleDict({task.name: nn.Linear(fused_width + late, task.outputs) for task in self.tasks})
+        # Whole rows of D, so that what is fused cannot lean on one part alone.
+        self.backbone_dropout = nn.Dropout1d(config.backbone_dropout)
+        self.periodic_dropout = nn.Dropout1d(config.periodic_dropout)
         self.contrast = contrast
         if contrast:
             self.contrast_m = nn.Linear(len(widths) * d, d)
@@ -181,7 +185,12 @@ class ECGMoE(nn.Module):
                 g = self.gate(conditioning, own) if self.config.gates_learn else equal_weights(by_expert)
                 F_periodic = torch.einsum("bpe,bped->bpd", g.to(by_expert.dtype), by_expert)
             alpha = self.path_gate(conditioning) if F_m is not None and F_periodic is not None else None
-            fused = fuse(F_m, F_periodic, alpha_k, alpha)
+            fused = fuse(
+                None if F_m is None else self.backbone_dropout(F_m),
+                None if F_periodic is None else self.periodic_dropout(F_periodic),
+                alpha_k,
+                alpha,
+            )
 
         hidden = fused.expand(-1, len(tasks), -1)
         if self.config.mixture != "concat":

@@ -6,6 +6,8 @@ No BatchNorm: a record's result must not depend on its neighbours.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,9 @@ from ecgmoe.model.frontend import Beats
 from ecgmoe.model.gating import Positions
 
 TIMING = 6
+UNIT_MV = 0.25
+"""What the experts count the waveform in: waves of some tenths of a millivolt would not leave the linear part of a GELU at its
+initialisation, and scaling each record by itself would drop the amplitude, which age and sex show in."""
 
 
 class MorphologyExpert(nn.Module):
@@ -23,22 +28,22 @@ class MorphologyExpert(nn.Module):
         super().__init__()
         half = width // 2
         self.convolutions = nn.Sequential(
-            nn.Conv1d(N_LEADS, half, kernel, padding=kernel // 2),
+            nn.Conv1d(N_LEADS, half, kernel, stride=2, padding=kernel // 2),
             nn.GELU(),
             nn.Conv1d(half, width, kernel, stride=2, padding=kernel // 2),
             nn.GELU(),
             nn.Conv1d(width, width, kernel, stride=2, padding=kernel // 2),
             nn.GELU(),
         )
-        # Eighths of the beat keep their place: P wave, QRS complex and T wave lie in different ones.
-        self.pool = nn.AdaptiveAvgPool1d(8)
-        self.project = nn.Linear(8 * width + TIMING, width)
+        # Twelfths of the beat keep their place: P wave, QRS complex and T wave lie in different ones.
+        self.pool = nn.AdaptiveAvgPool1d(12)
+        self.project = nn.Linear(12 * width + TIMING, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, beats: Beats) -> Tensor:
         """Beat tokens (B, N, D)."""
         batch, count = beats.mask.shape
-        x = self.pool(self.convolutions(beats.waveform.flatten(0, 1))).flatten(1)
+        x = self.pool(self.convolutions(beats.waveform.flatten(0, 1) / UNIT_MV)).flatten(1)
         x = torch.cat([x, beats.timing.flatten(0, 1)], 1)
         return self.norm(self.project(x)).view(batch, count, -1)
 
@@ -74,6 +79,7 @@ class PeriodicExperts(nn.Module):
         tasks: int,
         kernels: tuple[int, ...],
         dilations: tuple[tuple[int, ...], ...],
+        beat_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.morphology = nn.ModuleList(MorphologyExpert(width, kernel) for kernel in kernels)
@@ -85,6 +91,7 @@ class PeriodicExperts(nn.Module):
         self.query = nn.Parameter(torch.randn(tasks, width))
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
+        self.beat_dropout = beat_dropout
 
     def forward(self, beats: Beats, tasks: Positions) -> tuple[Tensor, Tensor]:
         """Read every expert for the tasks at these positions.
@@ -93,6 +100,8 @@ class PeriodicExperts(nn.Module):
             F (B, P, E, D): MHA(query = task p, keys and values = beat tokens of expert e, mask = real beats).
             attention (B, P, E, N + 1): share of each beat, the "no beat" token last.
         """
+        if self.training and self.beat_dropout:
+            beats = replace(beats, mask=beats.mask & (torch.rand_like(beats.timing[..., 0]) >= self.beat_dropout))
         morphology = [expert(beats) for expert in self.morphology]
         # Without morphology experts the rhythm experts have the intervals alone.
         shape = (*beats.mask.shape, self.no_beat.shape[-1])

@@ -24,7 +24,7 @@ from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.model.trained_on import TrainedOn
 from ecgmoe.tasks import task_table
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 OF_LOSSES = ("log_variance", "contrast_m.", "contrast_p.")
 
 
