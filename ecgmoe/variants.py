@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ecgmoe.backbones.config import BackboneConfig
-from ecgmoe.config import RunConfig
+from ecgmoe.config import RESIDUAL_NETWORK, RunConfig
 
 Variant = Callable[[RunConfig], RunConfig]
 
@@ -31,7 +31,7 @@ def _multi_model_path_alone(config: RunConfig) -> RunConfig:
 
 def _periodic_path_alone(config: RunConfig) -> RunConfig:
     without = _without_contrast(config)
-    return replace(without, backbones=(), model=replace(config.model, paths="periodic"))
+    return replace(without, backbones=(), model=replace(config.model, paths="periodic", late_backbones=()))
 
 
 def _mixture(name: str) -> Variant:
@@ -39,14 +39,17 @@ def _mixture(name: str) -> Variant:
     return lambda config: _model(mixture=name, paths="multi_model", late_rr=False)(_without_contrast(config))
 
 
+def _concatenation(config: RunConfig) -> RunConfig:
+    # Its heads read every backbone's mean token already.
+    return _mixture("concat")(_model(late_backbones=())(config))
+
+
+def _alone(config: RunConfig, backbones: tuple[BackboneConfig, ...]) -> RunConfig:
+    return replace(_concatenation(config), backbones=backbones)
+
+
 def _residual_network(config: RunConfig) -> RunConfig:
-    network = BackboneConfig(
-        name="residual_network",
-        implementation="ecgmoe.backbones.residual_network:ResidualNetwork",
-        # One size for all presets: a baseline that shrinks with the model would be none.
-        size="base",
-    )
-    return _mixture("concat")(replace(config, backbones=(network,)))
+    return _alone(config, (RESIDUAL_NETWORK,))
 
 
 def _single_backbone(name: str, config: RunConfig) -> RunConfig:
@@ -54,7 +57,7 @@ def _single_backbone(name: str, config: RunConfig) -> RunConfig:
     chosen = tuple(each for each in config.backbones if each.name == name)
     if not chosen:
         raise ValueError(f"there is no backbone {name!r} among {', '.join(each.name for each in config.backbones)}")
-    return _mixture("concat")(replace(config, backbones=chosen))
+    return _alone(config, chosen)
 
 
 def _probe(name: str, config: RunConfig) -> RunConfig:
@@ -82,12 +85,13 @@ def _untrained(name: str, config: RunConfig) -> RunConfig:
 VARIANTS: dict[str, Variant] = {
     "ecg_moe": lambda config: config,
     **{name: _mixture(name) for name in ("moe", "time_moe", "self_attn", "cross_attn")},
-    "multi_task_baseline": _mixture("concat"),
+    "multi_task_baseline": _concatenation,
     "residual_network": _residual_network,
     "no_rhythm_experts": _model(rhythm_dilations=()),
     "no_morphology_experts": _model(morphology_kernels=()),
     "no_periodic_path": _multi_model_path_alone,
     "no_multi_model_path": _periodic_path_alone,
+    "no_late_backbones": _model(late_backbones=()),
     "no_gate": _model(gate=False),
     "no_task_conditioning": _model(task_conditioning=False),
     "no_lora": _model(lora_rank=0),

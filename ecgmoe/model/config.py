@@ -24,6 +24,8 @@ class ModelConfig:
         mixture: "ecg_moe", or one of what it is compared with (model/mixtures.py), which see the backbones' tokens alone.
         mixture_experts, top_k: of the sparse mixtures "moe" and "time_moe".
         late_rr: give the heads the RR summary of the detector, and the RR head its median to start from.
+        late_backbones: backbones that also have heads of their own, on their mean token and the RR summary. What the model
+            predicts is the mean of these opinions and of the one on the fused features, each of which trains by itself.
         paths: which features are fused: of the periodic experts, of the backbones, or both (paper).
         morphology_kernels: one morphology expert per kernel size (paper: three CNNs with different kernels); may be empty.
         rhythm_dilations: one rhythm expert per tuple of dilations along the beat axis (paper: two dilated CNNs); may be
@@ -47,6 +49,7 @@ class ModelConfig:
     mixture_experts: int = 5
     top_k: int = 2
     late_rr: bool = True
+    late_backbones: tuple[str, ...] = ()
     paths: Paths = "both"
     morphology_kernels: tuple[int, ...] = (3, 7, 15)
     rhythm_dilations: tuple[tuple[int, ...], ...] = ((1, 2, 4), (1, 3, 9))
@@ -83,6 +86,12 @@ class ModelConfig:
             self.mixture == "ecg_moe" or self.paths == "multi_model",
             f"mixture {self.mixture!r} sees no beats: set paths='multi_model'",
         )
+        require(
+            not self.late_backbones or (self.paths != "periodic" and self.mixture != "concat"),
+            f"late_backbones {', '.join(self.late_backbones)}: the periodic path alone has no backbone, and the heads of "
+            "mixture 'concat' read the backbones anyway",
+        )
+        require(len(set(self.late_backbones)) == len(self.late_backbones), "late_backbones: one is named twice")
         require(
             1 <= self.top_k <= self.mixture_experts,
             f"top_k must be between 1 and mixture_experts ({self.mixture_experts}), got {self.top_k}",

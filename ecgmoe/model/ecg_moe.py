@@ -54,7 +54,9 @@ class Output:
     """What one pass gives.
 
     Attributes:
-        predictions: by task: (B,) in standardised units for regression, (B,) logits for binary, (B, classes) logits.
+        predictions: by task: (B,) in standardised units for regression, (B,) logits for binary, (B, classes) logits; the mean
+            of the opinions.
+        opinions: the same of the heads on the fused features, and of each late backbone's own; each has the losses.
         routing: gate and fusion weights.
         contrast: the projected F_m and the projected mean of F_periodic, each (B, D), for InfoNCE; None in a model
             without that term, or where only some tasks were asked for.
@@ -62,6 +64,7 @@ class Output:
     """
 
     predictions: dict[str, Tensor]
+    opinions: tuple[dict[str, Tensor], ...]
     routing: Routing
     contrast: tuple[Tensor, Tensor] | None
     log_variance: Tensor | None
@@ -135,7 +138,13 @@ class ECGMoE(nn.Module):
             )
             fused_width = d
         late = len(SUMMARY) if config.late_rr else 0
-        self.heads = nn.ModuleDict({task.name: nn.Linear(fused_width + late, task.outputs) for task in self.tasks})
+
+        def heads(inputs: int) -> nn.ModuleDict:
+            return nn.ModuleDict({task.name: nn.Linear(inputs + late, task.outputs) for task in self.tasks})
+
+        self.heads = heads(fused_width)
+        self.late_heads = nn.ModuleDict({name: heads(widths[name]) for name in config.late_backbones})
+        self.late_dropout = nn.Dropout(config.dropout)
         # Whole rows of D, so that what is fused cannot lean on one part alone.
         self.backbone_dropout = nn.Dropout1d(config.backbone_dropout)
         self.periodic_dropout = nn.Dropout1d(config.periodic_dropout)
@@ -197,14 +206,22 @@ class ECGMoE(nn.Module):
             hidden = self.trunk(hidden, at)
         summary = rr_summary(batch.r_peaks)
         late = self._standardised("summary", summary).to(hidden.dtype) if self.config.late_rr else hidden[:, 0, :0]
-        predictions = {
-            task.name: self._head(task, torch.cat([hidden[:, p], late], 1), summary) for p, task in enumerate(tasks)
-        }
+        opinions = [
+            {
+                task.name: self._head(self.heads, task, torch.cat([hidden[:, p], late], 1), summary)
+                for p, task in enumerate(tasks)
+            }
+        ]
+        for name, heads in self.late_heads.items():
+            token = self.late_dropout(self.multi_model.mean_token(features, name))
+            seen = torch.cat([token.to(hidden.dtype), late], 1)
+            opinions.append({task.name: self._head(heads, task, seen, summary) for task in tasks})
         contrast = None
         if self.contrast and F_m is not None and F_periodic is not None and only is None:
             contrast = self.contrast_m(F_m.flatten(1)), self.contrast_p(F_periodic.mean(1))
         return Output(
-            predictions=predictions,
+            predictions={task.name: torch.stack([each[task.name] for each in opinions]).mean(0) for task in tasks},
+            opinions=tuple(opinions),
             routing=Routing(experts=g, paths=alpha, backbones=alpha_k, beats=attention),
             contrast=contrast,
             # A copy: under ZeRO 3 the parameter itself is empty once the forward pass is over.
@@ -269,8 +286,8 @@ class ECGMoE(nn.Module):
         """The backbones that run in the graph, by name, in the order of the configuration."""
         return {name: self.backbones[name] for name in self.backbone_names if name in self.backbones}  # type: ignore[misc]
 
-    def _head(self, task: Task, features: Tensor, summary: Tensor) -> Tensor:
-        prediction = self.heads[task.name](features).float()
+    def _head(self, heads: nn.Module, task: Task, features: Tensor, summary: Tensor) -> Tensor:
+        prediction = heads[task.name](features).float()  # type: ignore[index]
         if task.kind != "multiclass":
             prediction = prediction.squeeze(-1)
         if task.name == "rr" and self.config.late_rr:

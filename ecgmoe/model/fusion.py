@@ -32,6 +32,10 @@ class MultiModelFeatures(nn.Module):
         """W_k F_k + b_k of each backbone: (B, M_k, D), in the order of the names given at construction."""
         return [project(self.norm[name](features[name])) for name, project in self.project.items()]
 
+    def mean_token(self, features: Mapping[str, Tensor], name: str) -> Tensor:
+        """Mean of the normalised tokens of one backbone, at its own width: (B, W_k)."""
+        return self.norm[name](features[name]).mean(1)
+
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Tokens (B, M_k, W_k) by backbone name to (B, K, D), in the order of the names given at construction."""
         pooled = []

@@ -90,15 +90,16 @@ def load_imbalance(load_E: Tensor) -> Tensor:
 def task_losses(
     output: Output, batch: ECGBatch, tasks: Sequence[Task], statistics: TrainingStatistics, totals: Mapping[str, float]
 ) -> dict[str, Tensor]:
-    """Each task's share of the global batch loss that the records of this pass contribute.
+    """Each task's share of the global batch loss that the records of this pass contribute, a mean over the model's opinions.
 
     Args:
         totals: sum of `task_weight` over the whole global batch, by task; 0 leaves the task at 0.
     """
     losses = {}
     for task in tasks:
-        total = task_loss_sum(task, output.predictions[task.name], batch.labels[task.name], statistics)
-        losses[task.name] = total / (totals[task.name] or 1.0)
+        labels = batch.labels[task.name]
+        each = [task_loss_sum(task, opinion[task.name], labels, statistics) for opinion in output.opinions]
+        losses[task.name] = torch.stack(each).mean() / (totals[task.name] or 1.0)
     return losses
 
 
