@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from ecgmoe.assessment import notes
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import require
+from ecgmoe.evaluation.class_table import class_table
 from ecgmoe.evaluation.constant import Constants
 from ecgmoe.evaluation.known import predicted_values
 from ecgmoe.evaluation.linear import linear_beside
@@ -106,13 +107,16 @@ def cross_validate(
     remarks = notes(config, PreparedData(data).manifest, metrics, backbones)
     files = report_files(metrics, title, remarks)
     files["differences.md"] = difference_table(metrics, variants[0])
+    several = [task for task in tasks if task.kind == "multiclass" and task.name in metrics["tasks"]]
+    files["classes.md"] = "\n".join(class_table(task, tables) for task in several)
     for each, text in files.items():
         store.write_text(f"report/{each}", text)
     for each, table in tables.items():
         with store.writing(f"predictions/{each}.parquet") as file:
             pq.write_table(table, file, compression="zstd")
     print(
-        f"\n{text_table(metrics, title, remarks)}\n\n{files['differences.md']}\nreport {store.path('report')}",
+        f"\n{text_table(metrics, title, remarks)}\n\n{files['differences.md']}\n{files['classes.md']}\n"
+        f"report {store.path('report')}",
         flush=True,
     )
     return metrics
