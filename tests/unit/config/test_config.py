@@ -32,7 +32,7 @@ def test_differing_keys_names_leaves() -> None:
     assert differing_keys(old, new) == [
         'backbones.1.size: "tiny" -> "base"',
         'taxonomy: "rhythm15" -> null',
-        "training.epochs: 10 -> 3",
+        "training.epochs: 25 -> 3",
     ]
 
 
