@@ -79,7 +79,7 @@ def evaluate(
             if intervals:
                 others[name] |= paired_intervals(task.kind, truth, predicted, other, patient, seed=seed)
         if task.name == "rr":
-            entry |= _rr_context(predictions.filter(pa.array(rows)), truth)
+            entry |= _rr_context(predictions.filter(pa.array(rows)), truth, predicted, seed if intervals else None)
         result[task.name] = entry
     return {"tasks": result}
 
@@ -101,16 +101,25 @@ def _compared(measure: Callable[[Values, Values], Metrics], truth: Values, predi
     return values | differences
 
 
-def _rr_context(known: pa.Table, truth: Values) -> dict[str, Any]:
-    """The detector's median as a baseline, and the note where labels are that median."""
+def _rr_context(known: pa.Table, truth: Values, predicted: Values, seed: int | None) -> dict[str, Any]:
+    """The detector's median as a baseline, and the note where labels are that median.
+
+    Where labels are others, with the model's MAE minus the median's, on the records that have one, and its paired interval.
+    """
     context: dict[str, Any] = {}
+    derived = pc.any(pc.equal(known["rr_source"], "detected")).as_py()
     if DETECTED_RR in known.column_names:
         detected = known[DETECTED_RR].to_numpy().astype(np.float64)
         there = np.isfinite(detected)
         if there.any():
-            mae = float(np.abs(detected - truth)[there].mean())
-            context["median_detected_rr"] = {"mae": mae, "n": int(there.sum())}
-    if pc.any(pc.equal(known["rr_source"], "detected")).as_py():
+            found: dict[str, Any] = {"mae": float(np.abs(detected - truth)[there].mean()), "n": int(there.sum())}
+            if not derived:
+                found["mae_difference"] = float(np.abs(predicted - truth)[there].mean()) - found["mae"]
+            if not derived and seed is not None:
+                of = truth[there], predicted[there], detected[there], known["patient_id"].to_numpy()[there]
+                found["mae_difference_ci"] = paired_intervals("regression", *of, seed=seed)["mae_difference_ci"]
+            context["median_detected_rr"] = found
+    if derived:
         context["note"] = DERIVED_TARGET
     return context
 

@@ -94,10 +94,11 @@ def csv_rows(metrics: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         for predictor, found in [*others.items(), ("median_detected_rr", values.get("median_detected_rr", {}))]:
             if metric in found:
                 table.append((*start, predictor, found.get("n", values["n"]), found[metric], None, None))
-        for predictor, found in beside.items():
+        for predictor, found in [*beside.items(), ("median_detected_rr", values.get("median_detected_rr", {}))]:
             if (name := f"{metric}_difference") in found:
                 low, high = found.get(f"{name}_ci") or (None, None)
-                table.append((*start, f"model - {predictor}", values["n"], found[name], low, high))
+                n = found.get("n", values["n"])
+                table.append((*start, f"model - {predictor}", n, found[name], low, high))
     return table
 
 
@@ -123,8 +124,14 @@ def _verdict(metric: str, low: float, high: float) -> str:
 
 
 def footnotes(metrics: Mapping[str, Any]) -> list[str]:
-    """What stands below the table: what it has no figures for, what the linear baseline is, and why a task has none."""
+    """What stands below the table: what it has no figures for, RR against the detector, what the linear baseline is."""
     lines = absent_lines(metrics)
+    detector = metrics["tasks"].get("rr", {}).get("median_detected_rr", {})
+    if interval := detector.get("mae_difference_ci"):
+        lines.append(
+            f"rr: mae of the model minus that of the detector's median {number(detector['mae_difference'])} ms, 95 % interval "
+            f"{number(interval[0])} .. {number(interval[1])}: {_verdict('mae', *interval)}."
+        )
     if LINEAR not in metrics:
         return lines
     about = metrics[LINEAR]

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, f1_score, log_loss, roc_auc
 from ecgmoe.evaluation.constant import Constants
 from ecgmoe.evaluation.metrics import DERIVED_TARGET, evaluate, score
 from ecgmoe.evaluation.predictions import prediction_table
-from ecgmoe.evaluation.report import text_table
+from ecgmoe.evaluation.report import report_files, text_table
 from ecgmoe.tasks import task_table
 
 TASKS = task_table()
@@ -147,8 +147,31 @@ def test_a_derived_rr_target_is_marked_and_the_detectors_median_stands_beside(
     table = prediction_table(predicted, derived, TASKS, rr_detected_ms=labels["rr_label_ms"])
     metrics = evaluate(table, constants, TASKS, intervals=False)
     assert metrics["tasks"]["rr"]["note"] == DERIVED_TARGET
-    assert metrics["tasks"]["rr"]["median_detected_rr"]["mae"] == 0
+    # Against itself a detector is not measured.
+    assert metrics["tasks"]["rr"]["median_detected_rr"] == {
+        "mae": 0,
+        "n": int(labels["rr_label_ms"].is_valid().to_numpy().sum()),
+    }
     assert DERIVED_TARGET in text_table(metrics, "title", ["a note"])
+
+
+def test_where_rr_is_a_label_of_its_own_the_model_is_compared_with_the_detector(example: Example) -> None:
+    labels, predicted, constants = example
+    truth = labels["rr_label_ms"].to_numpy().astype(np.float64)
+    detected = truth + 3.0
+    detected[:20] = np.nan
+    at = pa.array(detected, pa.float32(), mask=np.isnan(detected))
+    metrics = evaluate(prediction_table(predicted, labels, TASKS, rr_detected_ms=at), constants, TASKS)
+    found = metrics["tasks"]["rr"]["median_detected_rr"]
+    both = np.isfinite(truth) & np.isfinite(detected)
+    expected = np.abs(predicted["rr"] - truth)[both].mean() - 3
+    assert found["n"] == both.sum()
+    assert found["mae_difference"] == pytest.approx(expected, rel=1e-3)
+    low, high = found["mae_difference_ci"]
+    assert low < found["mae_difference"] < high
+    assert "minus that of the detector's median" in text_table(metrics, "title")
+    csv = report_files(metrics, "title", [])["metrics.csv"]
+    assert f"rr,mae,ms,lower,model - median_detected_rr,{found['n']}," in csv
 
 
 def test_every_metric_has_an_interval_around_it_and_all_of_it_is_json(example: Example) -> None:
