@@ -45,6 +45,8 @@ class Explanation:
             rhythm expert says of a beat has also seen the beats around it.
         no_beat_weight: by task, what the learnt "no beat" token has of these weights; with it they sum to 1.
         random_backbones: backbones that started from random weights.
+        late_backbones: backbones with heads of their own: an equal part of each prediction is theirs, and gates and beats
+            say nothing of it.
     """
 
     tasks: tuple[Task, ...]
@@ -56,6 +58,7 @@ class Explanation:
     beat_weights: dict[str, Floats]
     no_beat_weight: dict[str, float]
     random_backbones: tuple[str, ...]
+    late_backbones: tuple[str, ...]
 
     def lines(self) -> list[tuple[str, str]]:
         """Name and value of each prediction as a user reads them; a multiclass task has several lines."""
@@ -97,6 +100,7 @@ def explain(predictor: Predictor, record: UsableRecord) -> Explanation:
         beat_weights={name: each[: len(beats)] for name, each in weights.items()},
         no_beat_weight={name: float(each[-1]) for name, each in weights.items()},
         random_backbones=predictor.random_backbones,
+        late_backbones=config.late_backbones,
     )
 
 
