@@ -40,12 +40,10 @@ class MorphologyExpert(nn.Module):
         self.project = nn.Linear(12 * width + TIMING, width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, beats: Beats) -> Tensor:
-        """Beat tokens (B, N, D)."""
-        batch, count = beats.mask.shape
-        x = self.pool(self.convolutions(beats.waveform.flatten(0, 1) / UNIT_MV)).flatten(1)
-        x = torch.cat([x, beats.timing.flatten(0, 1)], 1)
-        return self.norm(self.project(x)).view(batch, count, -1)
+    def forward(self, waveform: Tensor, timing: Tensor) -> Tensor:
+        """Tokens of any beats (M, D), from (M, C, L) mV and (M, 6)."""
+        x = self.pool(self.convolutions(waveform / UNIT_MV)).flatten(1)
+        return self.norm(self.project(torch.cat([x, timing], 1)))
 
 
 class RhythmExpert(nn.Module):
@@ -102,7 +100,7 @@ class PeriodicExperts(nn.Module):
         """
         if self.training and self.beat_dropout:
             beats = replace(beats, mask=beats.mask & (torch.rand_like(beats.timing[..., 0]) >= self.beat_dropout))
-        morphology = [expert(beats) for expert in self.morphology]
+        morphology = self.read_beats(beats)
         # Without morphology experts the rhythm experts have the intervals alone.
         shape = (*beats.mask.shape, self.no_beat.shape[-1])
         shared = torch.stack(morphology).mean(0) if morphology else beats.timing.new_zeros(shape)
@@ -116,3 +114,18 @@ class PeriodicExperts(nn.Module):
         attention = score.masked_fill(~seen[:, None, None, None], -torch.inf).softmax(-1)
         read = torch.einsum("bpehn,benhd->bpehd", attention, value).flatten(-2)
         return self.output(read), attention.mean(3)
+
+    def read_beats(self, beats: Beats) -> list[Tensor]:
+        """Tokens of each morphology expert, (B, N, D); zeros where there is no beat, or where it is hidden.
+
+        Those are not computed: in a batch of many records half of the places are padding. A graph that is exported has fixed
+        shapes and computes all of them.
+        """
+        waveform, timing, mask = (each.flatten(0, 1) for each in (beats.waveform, beats.timing, beats.mask))
+        if torch.compiler.is_compiling():
+            read = [expert(waveform, timing) * mask[:, None] for expert in self.morphology]
+        else:
+            there = mask.nonzero().squeeze(1)
+            packed = [expert(waveform[there], timing[there]) for expert in self.morphology]
+            read = [each.new_zeros(len(mask), each.shape[1]).index_copy(0, there, each) for each in packed]
+        return [each.unflatten(0, beats.mask.shape) for each in read]

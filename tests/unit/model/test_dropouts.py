@@ -63,3 +63,25 @@ def test_a_hidden_part_is_zero_in_the_fusion_and_all_of_it_is_there_in_evaluatio
 def test_a_dropout_is_a_share(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be in \[0, 1\), got 1\.0"):
         ModelConfig(**{name: 1.0})
+
+
+@pytest.mark.parametrize("real", [0, 8])
+def test_beats_that_are_not_there_need_not_be_computed(real: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an exported graph computes them, and as training leaves them out: outputs and gradients."""
+    torch.manual_seed(1)
+    experts = PeriodicExperts(width=16, heads=2, tasks=2, kernels=(3, 7), dilations=((1,),)).double()
+    records = beats()
+    records = Beats(
+        waveform=records.waveform.double(),
+        timing=records.timing.double(),
+        mask=records.mask & (torch.arange(10) < real),
+    )
+    found = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        experts.zero_grad()
+        read, attention = experts(records, slice(None))
+        read.square().sum().backward()
+        found.append([read, attention, *(parameter.grad for parameter in experts.parameters())])
+    for packed, whole in zip(*found, strict=True):
+        torch.testing.assert_close(packed, whole, rtol=1e-10, atol=1e-12)

@@ -9,7 +9,7 @@ from ecgmoe.model.ecg_moe import ECGMoE
 from ecgmoe.model.losses import task_losses, task_weight
 from model_examples import TASKS, Probe, batch, statistics
 
-STEPS = 260
+STEPS = 340
 
 
 def test_32_records_of_noise_with_random_labels_are_learnt() -> None:
