@@ -141,7 +141,9 @@ def test_another_layout_goes_on_with_the_same_training(grid: Grid, source: Layou
 
 def test_validation_does_not_depend_on_the_number_of_workers(grid: Grid) -> None:
     """With the same weights, but other records in a pass: matrix products of fewer rows may round in another order, and all
-    metrics are smooth in that, or do not change at all (a rank, a class)."""
+    metrics are smooth in that, or do not change at all (a rank, a class). An error of some ms is the difference of two
+    numbers of nearly 1000 ms, and these are what fp32 rounds."""
+    rounding = {"rr": float(np.spacing(np.float32(1000))), "age": float(np.spacing(np.float32(100)))}
     one, *others = (grid.found[layout][0]["metrics"] for layout in ((1, 0), (2, 1), (4, 0)))
     assert set(one) >= {"rr", "age", "sex"}
     for other in others:
@@ -149,7 +151,7 @@ def test_validation_does_not_depend_on_the_number_of_workers(grid: Grid) -> None
         for task, metrics in one.items():
             assert other[task].keys() == metrics.keys()
             for name, value in metrics.items():
-                assert other[task][name] == pytest.approx(value, rel=1e-6), (task, name)
+                assert other[task][name] == pytest.approx(value, rel=1e-6, abs=rounding.get(task, 0)), (task, name)
 
 
 @pytest.mark.long

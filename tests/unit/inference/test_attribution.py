@@ -82,8 +82,10 @@ def test_the_parts_add_up_to_what_the_output_changes_by(found: dict[str, Attribu
     np.testing.assert_allclose(windows[3, 10], each.samples[3, 200:220].sum(dtype=np.float64), rtol=1e-6)
 
 
-def test_more_steps_leave_a_smaller_error(predictor: Predictor, found: dict[str, Attribution]) -> None:
-    assert abs(attribute(predictor, record(), TASKS["rr"], steps=8).error) > 3 * abs(found["rr"].error)
+def test_more_steps_leave_a_smaller_error(predictor: Predictor) -> None:
+    """Far apart: from one number of steps to the next the error also falls and rises by chance."""
+    few, many = (abs(attribute(predictor, record(), TASKS["rr"], steps=steps).error) for steps in (4, 50))
+    assert few > 3 * many
 
 
 def test_an_error_beside_the_change_is_large(found: dict[str, Attribution]) -> None:
