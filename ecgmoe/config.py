@@ -80,7 +80,7 @@ RESIDUAL_NETWORK = BackboneConfig(
 def tiny() -> RunConfig:
     """Two CPU cores, minutes: the embedded default of `jobs/train.py`, with random-initialised backbones.
 
-    The recipe was found by cross-validation on 1,238 ECGs of PTB-XL: docs/LOG.md says what each part is worth.
+    The recipe was chosen by first looks at one or two folds of PTB-XL (docs/LOG.md); what each part is worth is not measured.
     """
     return RunConfig(
         backbones=(

@@ -24,21 +24,23 @@ def class_table(task: Task, tables: Mapping[str, pa.Table]) -> str:
         tables: predictions of the same records by predictor; a record that comes several times, once by each seed, counts
             once among the cases.
     """
-    f1 = {}
-    for name, table in tables.items():
-        known = known_arrays(task, table)
-        labels = np.arange(len(task.classes))
-        f1[name] = sk.f1_score(known.truth, known.predicted.argmax(1), labels=labels, average=None, zero_division=0)
-    study = table["study_id"].to_numpy()[known.rows]
+    labels = np.arange(len(task.classes))
+    known = [known_arrays(task, table) for table in tables.values()]
+    f1 = np.stack(
+        [sk.f1_score(k.truth, k.predicted.argmax(1), labels=labels, average=None, zero_division=0) for k in known], 1
+    )
+    study = next(iter(tables.values()))["study_id"].to_numpy()[known[0].rows]
     first = np.unique(study, return_index=True)[1]
-    cases = np.bincount(known.truth[first], minlength=len(task.classes))
+    cases = np.bincount(known[0].truth[first], minlength=len(task.classes))
     rows: list[tuple[str, ...]] = [(f"F1 of {task.name}", "cases", *tables)]
     for index in sorted(np.flatnonzero(cases), key=lambda each: -cases[each]):
-        best = max(round(float(values[index]), 3) for values in f1.values())
-        shown = []
-        for values in f1.values():
-            text = f"{values[index]:.3f}"
-            shown.append(f"**{text}**" if cases[index] >= RANKED and round(float(values[index]), 3) == best else text)
-        few = "" if cases[index] >= RANKED else f" (fewer than {RANKED}: not compared)"
-        rows.append((task.classes[index] + few, str(cases[index]), *shown))
+        figures = [f"{value:.3f}" for value in f1[index]]
+        name = task.classes[index]
+        if cases[index] >= RANKED:
+            # Figures of one width with one digit before the point: their order is that of the texts.
+            best = max(figures)
+            figures = [f"**{each}**" if each == best else each for each in figures]
+        else:
+            name += f" (fewer than {RANKED}: not compared)"
+        rows.append((name, str(cases[index]), *figures))
     return markdown_rows(rows) + "\n"

@@ -91,10 +91,11 @@ def csv_rows(metrics: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         table.append((*start, "model", values["n"], values[metric], low, high))
         beside = {name: found or {} for name, found in values.get("beside", {}).items()}
         others = {"constant": values["constant"], **beside}
-        for predictor, found in [*others.items(), ("median_detected_rr", values.get("median_detected_rr", {}))]:
+        detector = {"median_detected_rr": values.get("median_detected_rr", {})}
+        for predictor, found in (others | detector).items():
             if metric in found:
                 table.append((*start, predictor, found.get("n", values["n"]), found[metric], None, None))
-        for predictor, found in [*beside.items(), ("median_detected_rr", values.get("median_detected_rr", {}))]:
+        for predictor, found in (beside | detector).items():
             if (name := f"{metric}_difference") in found:
                 low, high = found.get(f"{name}_ci") or (None, None)
                 n = found.get("n", values["n"])

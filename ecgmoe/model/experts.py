@@ -41,8 +41,8 @@ class MorphologyExpert(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, waveform: Tensor, timing: Tensor) -> Tensor:
-        """Tokens of any beats (M, D), from (M, C, L) mV and (M, 6)."""
-        x = self.pool(self.convolutions(waveform / UNIT_MV)).flatten(1)
+        """Tokens of any beats (M, D), from (M, C, L) in `UNIT_MV` and (M, 6)."""
+        x = self.pool(self.convolutions(waveform)).flatten(1)
         return self.norm(self.project(torch.cat([x, timing], 1)))
 
 
@@ -123,9 +123,11 @@ class PeriodicExperts(nn.Module):
         """
         waveform, timing, mask = (each.flatten(0, 1) for each in (beats.waveform, beats.timing, beats.mask))
         if torch.compiler.is_compiling():
+            waveform = waveform / UNIT_MV
             read = [expert(waveform, timing) * mask[:, None] for expert in self.morphology]
         else:
             there = mask.nonzero().squeeze(1)
-            packed = [expert(waveform[there], timing[there]) for expert in self.morphology]
+            waveform, timing = waveform[there] / UNIT_MV, timing[there]
+            packed = [expert(waveform, timing) for expert in self.morphology]
             read = [each.new_zeros(len(mask), each.shape[1]).index_copy(0, there, each) for each in packed]
         return [each.unflatten(0, beats.mask.shape) for each in read]

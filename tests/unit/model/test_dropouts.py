@@ -36,7 +36,7 @@ def test_hidden_beats_get_no_attention_and_are_drawn_anew() -> None:
 
 @pytest.mark.parametrize("name", ["backbone_dropout", "periodic_dropout"])
 def test_a_hidden_part_is_zero_in_the_fusion_and_all_of_it_is_there_in_evaluation(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str,
 ) -> None:
     net = model(config=ModelConfig(width=16, dropout=0.0, **{name: 0.5}))
     seen = []
