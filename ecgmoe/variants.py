@@ -26,7 +26,7 @@ def _model(**changes: Any) -> Variant:
 
 def _multi_model_path_alone(config: RunConfig) -> RunConfig:
     # The contrastive term compares the paths, so it goes with either.
-    return _model(paths="multi_model")(_without_contrast(config))
+    return _model(paths="multi_model", gate_temperature=1.0)(_without_contrast(config))
 
 
 def _periodic_path_alone(config: RunConfig) -> RunConfig:
@@ -36,7 +36,9 @@ def _periodic_path_alone(config: RunConfig) -> RunConfig:
 
 def _mixture(name: str) -> Variant:
     # These see no beats, and so not the detector's intervals either.
-    return lambda config: _model(mixture=name, paths="multi_model", late_rr=False)(_without_contrast(config))
+    return lambda config: _model(mixture=name, paths="multi_model", late_rr=False, gate_temperature=1.0)(
+        _without_contrast(config)
+    )
 
 
 def _concatenation(config: RunConfig) -> RunConfig:
@@ -92,7 +94,7 @@ VARIANTS: dict[str, Variant] = {
     "no_periodic_path": _multi_model_path_alone,
     "no_multi_model_path": _periodic_path_alone,
     "no_late_backbones": _model(late_backbones=()),
-    "no_gate": _model(gate=False),
+    "no_gate": _model(gate=False, gate_temperature=1.0),
     "no_task_conditioning": _model(task_conditioning=False),
     "no_lora": _model(lora_rank=0),
     "no_contrastive_term": _without_contrast,

@@ -28,6 +28,7 @@ class Options:
         variants: what is trained, as in jobs/train.py --variant; the others are compared with the first.
         folds: each patient is tested in one of them.
         seeds: of the trainings; each is a round of all folds.
+        at_once: trainings side by side; by default as many as there is room for with their workers.
         config: of ECG-MoE; training.seed is that of each round.
     """
 
@@ -37,6 +38,7 @@ class Options:
     variants: tuple[str, ...] = ("ecg_moe", "residual_network")
     folds: int = 5
     seeds: tuple[int, ...] = (0, 1, 2)
+    at_once: int | None = None
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
 
 
@@ -44,7 +46,7 @@ def main(argv: list[str]) -> None:
     _, preset, rest = take_preset(argv, PRESETS, "tiny")
     start = Options(data=tyro.MISSING, storage=str(home() / "runs"), config=preset)
     options = parse(Options, rest, DESCRIPTION, start)
-    from ecgmoe.crossvalidation import cross_validate
+    from ecgmoe.tuning.crossvalidation import cross_validate
 
     cross_validate(
         options.config,
@@ -54,6 +56,7 @@ def main(argv: list[str]) -> None:
         storage=options.storage,
         folds=options.folds,
         seeds=options.seeds,
+        at_once=options.at_once,
     )
 
 

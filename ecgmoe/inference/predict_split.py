@@ -65,7 +65,13 @@ def wanted_labels(data: PreparedData, split: str, leave_out: npt.NDArray[np.int6
     return labels
 
 
-def predict_split(model: str, data: str, split: str, leave_out: npt.NDArray[np.int64] | None = None) -> pa.Table:
+def predict_split(
+    model: str,
+    data: str,
+    split: str,
+    leave_out: npt.NDArray[np.int64] | None = None,
+    workers: int | None = None,
+) -> pa.Table:
     """Predict every record of a split.
 
     Args:
@@ -73,6 +79,7 @@ def predict_split(model: str, data: str, split: str, leave_out: npt.NDArray[np.i
         data: prepared folder.
         split: "train", "validation", "test", or "all" records.
         leave_out: study_id of records that are not predicted.
+        workers: that predict; None takes what the cluster has.
 
     Returns:
         Predictions with labels, ordered by study_id.
@@ -83,6 +90,9 @@ def predict_split(model: str, data: str, split: str, leave_out: npt.NDArray[np.i
     refuse_local(data=data, model=model)
     labels = wanted_labels(PreparedData(data), split, leave_out)
     shards = [labels.filter(pc.equal(labels["shard"], shard)) for shard in pc.unique(labels["shard"])]
-    step = PredictShard, {"fn_constructor_kwargs": {"model": model, "data": data}, **actors(len(shards))}
+    step = (
+        PredictShard,
+        {"fn_constructor_kwargs": {"model": model, "data": data}, **actors(len(shards), workers=workers)},
+    )
     tables = list(map_shards(f"predict {split}", shards, step))
     return pa.concat_tables(tables).sort_by("study_id")

@@ -31,6 +31,7 @@ class ModelConfig:
         rhythm_dilations: one rhythm expert per tuple of dilations along the beat axis (paper: two dilated CNNs); may be
             empty.
         gate: weigh the experts by Eq. 3; without it all weigh alike.
+        gate_temperature: divides the logits of Eq. 3: below 1 the gate tends to one expert, above 1 to all alike.
         task_conditioning: each task has a query, an embedding and gates of its own; without it all share one, and only
             adapters and heads tell tasks apart.
         lora_rank: r of the per-task adapters on the fusion trunk; 0 leaves them out.
@@ -54,6 +55,7 @@ class ModelConfig:
     morphology_kernels: tuple[int, ...] = (3, 7, 15)
     rhythm_dilations: tuple[tuple[int, ...], ...] = ((1, 2, 4), (1, 3, 9))
     gate: bool = True
+    gate_temperature: float = 1.0
     task_conditioning: bool = True
     lora_rank: int = 8
     lora_alpha: float = 16.0
@@ -95,6 +97,11 @@ class ModelConfig:
         require(
             1 <= self.top_k <= self.mixture_experts,
             f"top_k must be between 1 and mixture_experts ({self.mixture_experts}), got {self.top_k}",
+        )
+        require(self.gate_temperature > 0, f"gate_temperature must be > 0, got {self.gate_temperature}")
+        require(
+            self.gate_temperature == 1 or (self.mixture == "ecg_moe" and self.gates_learn),
+            f"gate_temperature {self.gate_temperature} without the learnt gate of Eq. 3 over several experts: set it to 1",
         )
         require(self.lora_rank >= 0, f"lora_rank must be at least 0, got {self.lora_rank}")
         for name in ("dropout", "beat_dropout", "backbone_dropout", "periodic_dropout"):

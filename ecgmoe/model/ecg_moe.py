@@ -126,7 +126,7 @@ class ECGMoE(nn.Module):
                 )
             self.conditioning = TaskConditioning(own, len(CHARACTERISTICS), d)
             if with_beats and config.gates_learn:
-                self.gate = ExpertGate(own, self.conditioning.width, self.periodic.experts)
+                self.gate = ExpertGate(own, self.conditioning.width, self.periodic.experts, config.gate_temperature)
             if with_beats and with_backbones:
                 self.path_gate = FusionGate(self.conditioning.width, d, 2)
             # Among one there is nothing to weigh, and nothing that a gradient could reach.

@@ -27,15 +27,18 @@ class TaskConditioning(nn.Module):
 
 
 class ExpertGate(nn.Module):
-    """Eq. 3: g_p = softmax(U_p [x_bar + e_t]), (B, P, E), one U_p for each task."""
+    """Eq. 3: g_p = softmax(U_p [x_bar + e_t]), (B, P, E), one U_p for each task; `temperature` is no part of the paper."""
 
-    def __init__(self, tasks: int, conditioning: int, experts: int) -> None:
+    def __init__(self, tasks: int, conditioning: int, experts: int, temperature: float = 1.0) -> None:
         super().__init__()
+        self.temperature = temperature
         self.U = nn.Parameter(torch.randn(tasks, experts, conditioning) * conditioning**-0.5 * 0.1)
 
     def forward(self, conditioning_BPX: Tensor, tasks: Positions) -> Tensor:
         """For the tasks at these positions, in their order."""
-        return torch.einsum("pex,bpx->bpe", self.U[tasks].to(conditioning_BPX.dtype), conditioning_BPX).softmax(-1)
+        logits = torch.einsum("pex,bpx->bpe", self.U[tasks].to(conditioning_BPX.dtype), conditioning_BPX)
+        # Also where it is 1: dividing by it changes no bit.
+        return (logits / self.temperature).softmax(-1)
 
 
 class FusionGate(nn.Module):

@@ -40,6 +40,11 @@ class Store:
     def __truediv__(self, name: str) -> Store:
         return Store(f"{self.root}/{name}")
 
+    @property
+    def fsspec(self) -> Any:
+        """The file system, for a library that writes by itself."""
+        return self._fs
+
     def path(self, name: str) -> str:
         """Full path or URL of a file in this folder."""
         return f"{self.root}/{name}"

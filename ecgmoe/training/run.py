@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,15 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import (
+    ControllerError,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    UserCallback,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ecgmoe import config as configuration
@@ -39,6 +48,7 @@ from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.monitor import start_monitor
 from ecgmoe.training.plan import epoch_plan
 from ecgmoe.training.supervise import supervised
+from ecgmoe.training.tracking import ParentRun
 
 WORKER_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -94,7 +104,16 @@ def check_storage(storage: Store) -> None:
     refuse_local(storage=storage.root)
 
 
-def train(config: configuration.RunConfig, *, data: str, features: dict[str, str], name: str, storage: str) -> str:
+def train(
+    config: configuration.RunConfig,
+    *,
+    data: str,
+    features: dict[str, str],
+    name: str,
+    storage: str,
+    parent: ParentRun | None = None,
+    callbacks: Sequence[UserCallback] = (),
+) -> str:
     """Train a run to its end, from wherever it stands.
 
     Args:
@@ -103,6 +122,8 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
         features: feature key of each cached backbone, as `embed` returned it.
         name: of the run; the same name goes on where it stopped.
         storage: folder or URL that holds runs.
+        parent: MLflow run of a search or a table that this run is part of; None makes a run of its own.
+        callbacks: of Ray Train's controller, which gets {"score", "best_score", "epoch", "step"} after each epoch.
 
     Returns:
         The model folder, STORAGE/NAME/model.
@@ -134,8 +155,8 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
     if changed:
         print(f"{name} goes on with another layout: {'; '.join(changed)}", flush=True)
     statistics = training_statistics(prepared, labels, config)
-    uri = tracking.default_uri(root.root)
-    run_id = mlflow_run(run, uri, config, prepared, name)
+    uri = parent.uri if parent else tracking.default_uri(root.root)
+    run_id = mlflow_run(run, uri, config, prepared, name, parent)
     print(
         f"training {name}: {len(rows):,} records, {len(plan.rows)} steps per epoch, {config.training.epochs} epochs, "
         f"{config.training.num_workers} workers, ZeRO {config.training.zero_stage}, MLflow {uri}",
@@ -153,7 +174,7 @@ def train(config: configuration.RunConfig, *, data: str, features: dict[str, str
     monitor = start_monitor()
     with tempfile.TemporaryDirectory(prefix="ecgmoe-ray-train-") as scratch:
         try:
-            supervised(partial(fit, job, config.training, monitor, scratch), monitor)
+            supervised(partial(fit, job, config.training, monitor, scratch, callbacks), monitor)
         except TrainingFailedError as error:
             # The workers are gone. What they were writing takes space that the next checkpoint needs.
             with contextlib.suppress(OSError):
@@ -191,7 +212,13 @@ def train_worker(values: dict[str, Any]) -> dict[str, Any]:
             raise
 
 
-def fit(job: WorkerJob, training: configuration.TrainingConfig, monitor: Any, scratch: str) -> Any:
+def fit(
+    job: WorkerJob,
+    training: configuration.TrainingConfig,
+    monitor: Any,
+    scratch: str,
+    callbacks: Sequence[UserCallback] = (),
+) -> Any:
     """Start the workers through Ray Train, and again after a failure; they go on from the checkpoints in the run folder.
 
     Ray's own checkpoints are not used: its list of them is one file that is overwritten in place, so that a full disk or a
@@ -215,7 +242,7 @@ def fit(job: WorkerJob, training: configuration.TrainingConfig, monitor: Any, sc
         run_config=RunConfig(
             name=Path(job.run).name,
             storage_path=scratch,
-            callbacks=[EndsWhatLasts(monitor, training.max_failures)],
+            callbacks=[EndsWhatLasts(monitor, training.max_failures), *callbacks],
             failure_config=FailureConfig(max_failures=training.max_failures),
             worker_runtime_env={"env_vars": environment},
             # Its controller logs tracebacks of what `EndsWhatLasts` says in a line, and of a helper that ends late.
@@ -243,7 +270,14 @@ def export(run: Store) -> str:
     return run.path("model")
 
 
-def mlflow_run(run: Store, uri: str, config: configuration.RunConfig, data: PreparedData, name: str) -> str:
+def mlflow_run(
+    run: Store,
+    uri: str,
+    config: configuration.RunConfig,
+    data: PreparedData,
+    name: str,
+    parent: ParentRun | None = None,
+) -> str:
     """The id of this training's MLflow run, made on the first start, and anew where `uri` does not know it."""
     if run.exists("mlflow.json"):
         known = run.read_json("mlflow.json")
@@ -263,6 +297,7 @@ def mlflow_run(run: Store, uri: str, config: configuration.RunConfig, data: Prep
         {**to_dict(config), **digests, **{f"environment.{key}": value for key, value in environment().items()}},
         {"revision": code_revision()["revision"], "random_backbones": ",".join(config.random_backbones)},
         artifacts=f"{run.root.rpartition('/')[0]}/mlflow-artifacts",
+        parent=parent,
     )
     run.write_json("mlflow.json", {"run_id": run_id, "tracking_uri": uri})
     return run_id

@@ -99,7 +99,27 @@ def _client(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
-def create_run(uri: str, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str], artifacts: str) -> str:
+@dataclass(frozen=True, kw_only=True)
+class ParentRun:
+    """The MLflow run of a search or a table, of which each training is a child.
+
+    Attributes:
+        uri: of the store.
+        run_id: of the run.
+    """
+
+    uri: str
+    run_id: str
+
+
+def create_run(
+    uri: str,
+    name: str,
+    parameters: Mapping[str, Any],
+    tags: Mapping[str, str],
+    artifacts: str,
+    parent: ParentRun | None = None,
+) -> str:
     """Make the run and log its parameters; returns its id.
 
     Raises:
@@ -115,7 +135,8 @@ def create_run(uri: str, name: str, parameters: Mapping[str, Any], tags: Mapping
             if experiment
             else client.create_experiment(EXPERIMENT, artifact_location=artifacts)
         )
-        run = client.create_run(identity, run_name=name, tags=dict(tags))
+        above = {"mlflow.parentRunId": parent.run_id} if parent else {}
+        run = client.create_run(identity, run_name=name, tags={**tags, **above})
         for key, value in flat(parameters).items():
             client.log_param(run.info.run_id, key, str(value)[:500])
     return run.info.run_id
@@ -145,6 +166,57 @@ def medians(uri: str, run_id: str, names: Sequence[str]) -> dict[str, float | No
         client = _client(uri)
         logged = {name: [each.value for each in client.get_metric_history(run_id, name)] for name in names}
     return {name: statistics.median(values) if values else None for name, values in logged.items()}
+
+
+def register_model(run: Store, uri: str, name: str) -> int:
+    """Store a finished run's model folder among the artifacts of its MLflow run, and register it; returns the version.
+
+    A model that is registered already, under its run's id, keeps its version.
+
+    Args:
+        run: folder of the run.
+        uri: of the store.
+        name: of the registered model.
+
+    Raises:
+        StorageError: the tracking store cannot be written.
+    """
+    from mlflow.exceptions import MlflowException
+
+    run_id = run.read_json("mlflow.json")["run_id"]
+    with _explained(uri):
+        client = _client(uri)
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        for each in client.search_model_versions(f"name='{name}'"):
+            if each.run_id == run_id:
+                return int(each.version)
+        model = run / "model"
+        with temporary_folder() as folder:
+            for file in model.names():
+                model.download(file, folder / file)
+            client.log_artifacts(run_id, str(folder), "model")
+        source = f"{client.get_run(run_id).info.artifact_uri}/model"
+        return int(client.create_model_version(name, source, run_id).version)
+
+
+def curves(uri: str, run_id: str, prefix: str) -> dict[str, list[float]]:
+    """The values of each metric whose name begins with `prefix`, in the order of their steps, by the rest of its name.
+
+    Raises:
+        StorageError: the tracking store cannot be read.
+    """
+    with _explained(uri):
+        client = _client(uri)
+        names = [name for name in client.get_run(run_id).data.metrics if name.startswith(prefix)]
+        histories = {name: client.get_metric_history(run_id, name) for name in names}
+    return {
+        name.removeprefix(prefix): [each.value for each in sorted(found, key=lambda each: each.step)]
+        for name, found in histories.items()
+    }
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

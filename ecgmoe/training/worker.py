@@ -241,7 +241,9 @@ class Worker:
             # The steps up to here are not made again.
             self.tracker.keep()
         if score is not None:
-            ray.train.report({"score": score, "epoch": float(position.epoch), "step": float(position.step)})
+            best = score if position.best_score is None else position.best_score
+            report = {"score": score, "best_score": best, "epoch": position.epoch, "step": position.step}
+            ray.train.report({name: float(value) for name, value in report.items()})
         self.watch.progress()
         progress.saved(time.perf_counter() - started)
         progress.goes_on()

@@ -12,15 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecgmoe import crossvalidation
 from ecgmoe.config import RunConfig
-from ecgmoe.crossvalidation import cross_validate
 from ecgmoe.evaluation.predictions import prediction_table
 from ecgmoe.evaluation.report import LINEAR
 from ecgmoe.inference.predict_split import wanted_labels
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.tasks import task_table
+from ecgmoe.tuning import cells
+from ecgmoe.tuning.crossvalidation import cross_validate
+from ecgmoe.tuning.trials import Ended
 from finished_runs import CONFIG
 from prepared_examples import map_here, simulated_and_prepared
 
@@ -35,19 +36,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Fakes:
-    """Stand where training and prediction are, which need Ray."""
+    """Stand where training, prediction and Ray Tune are, which need Ray."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.trained: list[tuple[str, int, str]] = []
         self.fail_at: int | None = None
-        patch.setattr(crossvalidation, "embed", lambda *_, **__: {})
-        patch.setattr(crossvalidation, "train", self.train)
-        patch.setattr(crossvalidation, "predict_split", self.predict)
+        patch.setattr(cells, "embed", lambda *_, **__: {})
+        patch.setattr(cells, "train", self.train)
+        patch.setattr(cells, "predict_split", self.predict)
+        patch.setattr(cells, "at_once", lambda *_: 1)
+        patch.setattr(cells, "run_trials", self.run_trials)
         from ecgmoe.evaluation import record_statistics
 
         patch.setattr(record_statistics, "map_shards", map_here)
 
-    def train(self, config: RunConfig, *, data: str, features: Any, name: str, storage: str) -> str:
+    def run_trials(self, call: Any, space: dict[str, Any], **_: Any) -> list[Ended]:
+        every = [{"cell": name} for name in space["cell"]["grid_search"]]
+        for values in every:
+            call(values)
+        return [Ended(trial=values["cell"], values=values) for values in every]
+
+    def train(self, config: RunConfig, *, data: str, features: Any, name: str, storage: str, parent: Any) -> str:
         if self.fail_at == len(self.trained):
             raise KeyboardInterrupt
         self.trained.append((name, config.training.seed, data.rsplit("/", 1)[1]))
@@ -55,7 +64,7 @@ class Fakes:
         Store(f"{storage}/{name}").write_json("model/config.json", {"backbones": backbones})
         return f"{storage}/{name}/model"
 
-    def predict(self, model: str, data: str, split: str) -> pa.Table:
+    def predict(self, model: str, data: str, split: str, workers: int) -> pa.Table:
         name = model.split("/")[-2]
         rng = np.random.default_rng(len(name))
         labels = wanted_labels(PreparedData(data), split)

@@ -1,14 +1,12 @@
 """Models compared on all patients: each record predicted by models that never saw its patient, over folds and seeds.
 
-A cell is a variant, a fold and a seed, and an ordinary run: killed, the same call goes on with it, and a finished one is not
-computed again. Predictions of all folds are pooled, those of all seeds too; intervals come from drawing patients, each with
-all its records, folds and seeds, so that a comparison is paired.
+Predictions of all folds are pooled, those of all seeds too; intervals come from drawing patients, each with all its records,
+folds and seeds, so that a comparison is paired.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,38 +24,15 @@ from ecgmoe.evaluation.known import predicted_values
 from ecgmoe.evaluation.linear import linear_beside
 from ecgmoe.evaluation.metrics import evaluate
 from ecgmoe.evaluation.report import LINEAR, difference_table, report_files, text_table
-from ecgmoe.inference.predict_split import predict_split
-from ecgmoe.pipeline.embed import embed
 from ecgmoe.pipeline.folds import write_folds
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.tasks import Task
 from ecgmoe.training.identity import check_name
-from ecgmoe.training.run import check_labels, train
+from ecgmoe.tuning.cells import FOLD, Cell, Plan, compute_cells, pooled
 from ecgmoe.variants import variant
 
 Values = npt.NDArray[Any]
-SEED, FOLD = "seed", "fold"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One training.
-
-    Attributes:
-        variant: what is trained.
-        fold: which patients it does not see.
-        seed: of its training.
-    """
-
-    variant: str
-    fold: int
-    seed: int
-
-    @property
-    def run(self) -> str:
-        """Name of its run."""
-        return f"{self.variant}-fold{self.fold}-seed{self.seed}"
 
 
 def cross_validate(
@@ -69,6 +44,7 @@ def cross_validate(
     storage: str,
     folds: int = 5,
     seeds: Sequence[int] = (0,),
+    at_once: int | None = None,
 ) -> dict[str, Any]:
     """Train every cell and compare the first variant with the others, the linear baseline and the constant.
 
@@ -80,12 +56,13 @@ def cross_validate(
         storage: folder or URL; everything lies in STORAGE/NAME.
         folds: each patient is tested in one of them.
         seeds: of the trainings; each is a round of all folds.
+        at_once: trainings side by side; None takes as many as there is room for.
 
     Returns:
         The content of metrics.json, as of a report of one run.
 
     Raises:
-        ValueError: a bad name or variant, too few patients, or another configuration under this name.
+        ValueError: a bad name or variant, too few patients, another configuration under this name, or a training failed.
     """
     check_name(name)
     require(bool(variants) and len(set(variants)) == len(variants), "name each variant once, and at least one")
@@ -93,13 +70,13 @@ def cross_validate(
     configs = {each: variant(each, config) for each in variants}
     store = Store(storage) / name
     roots = write_folds(data, store.path("folds"), folds=folds)
-    for root in roots:
-        check_labels(PreparedData(root), config)
     cells = [Cell(variant=v, fold=f, seed=s) for s in seeds for f in range(folds) for v in variants]
-    for number, cell in enumerate(cells, start=1):
-        print(f"\ncell {number} of {len(cells)}: {cell.run}", flush=True)
-        _compute(cell, configs[cell.variant], roots[cell.fold], store)
-    tables = {each: _pooled(store, [cell for cell in cells if cell.variant == each]) for each in variants}
+    plan = Plan(configs=configs, folders=dict(enumerate(roots)), split="test", store=store)
+    failed = compute_cells(plan, cells, wanted_at_once=at_once)
+    if failed:
+        reasons = "; ".join(f"{cell.run}: {why}" for cell, why in failed.items())
+        raise ValueError(f"{len(failed)} of {len(cells)} trainings failed, call again once that is mended: {reasons}")
+    tables = {each: pooled(plan, [cell for cell in cells if cell.variant == each]) for each in variants}
     tasks = config.task_table()
     metrics = _compare(tables, PreparedData(data), roots, tasks)
     title = f"{name}: {variants[0]}, {folds} folds by patient, seeds {', '.join(map(str, seeds))}"
@@ -120,31 +97,6 @@ def cross_validate(
         flush=True,
     )
     return metrics
-
-
-def _compute(cell: Cell, config: RunConfig, data: str, store: Store) -> None:
-    """Train the cell and predict the patients that it did not see."""
-    run, predictions = store / cell.run, "predictions/test.parquet"
-    config = replace(config, training=replace(config.training, seed=cell.seed))
-    features = embed(data, config.cached, precision=config.training.precision)
-    # Also where it is finished: another configuration under this name is refused.
-    model = train(config, data=data, features=features, name=cell.run, storage=store.root)
-    if not run.exists(predictions):
-        table = predict_split(model, data, "test")
-        with run.writing(predictions) as file:
-            pq.write_table(table, file, compression="zstd")
-
-
-def _pooled(store: Store, cells: Sequence[Cell]) -> pa.Table:
-    """Predictions of all cells of a variant, with columns seed and fold, ordered by seed and study."""
-    tables = []
-    for cell in cells:
-        with (store / cell.run).parquet("predictions/test.parquet") as file:
-            table = file.read()
-        for column, value in ((SEED, cell.seed), (FOLD, cell.fold)):
-            table = table.append_column(column, pa.array(np.full(len(table), value, dtype=np.int32)))
-        tables.append(table)
-    return pa.concat_tables(tables).sort_by([(SEED, "ascending"), ("study_id", "ascending")])
 
 
 def _compare(

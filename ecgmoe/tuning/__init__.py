@@ -1,0 +1,1 @@
+"""Many trainings as one Ray Tune run: search, tables and cross-validation."""

@@ -1,0 +1,177 @@
+"""The cells of a table: a variant, a seed and the patients that it does not see, each an ordinary run.
+
+All cells are one Ray Tune run. A cell that is finished is not computed again, one that was cut off goes on from its checkpoint,
+and one that fails does not end the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ray import tune
+
+from ecgmoe.config import RunConfig
+from ecgmoe.config_tools import from_dict, to_dict
+from ecgmoe.inference.predict_split import predict_split
+from ecgmoe.pipeline.embed import embed
+from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.store import Store
+from ecgmoe.training.identity import refuse_other_run, run_identity
+from ecgmoe.training.run import check_labels, train
+from ecgmoe.training.tracking import ParentRun
+from ecgmoe.tuning.trials import at_once, run_trials
+
+SEED, FOLD = "seed", "fold"
+STATES = "table"
+"""Name of Ray Tune's experiments of cells, numbered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training.
+
+    Attributes:
+        variant: what is trained.
+        seed: of its training.
+        fold: which patients it does not see; None where the data's own splits are used.
+    """
+
+    variant: str
+    seed: int
+    fold: int | None = None
+
+    @property
+    def run(self) -> str:
+        """Name of its run."""
+        part = "" if self.fold is None else f"fold{self.fold}-"
+        return f"{self.variant}-{part}seed{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the cells of a table have in common.
+
+    Attributes:
+        configs: of each variant.
+        folders: prepared folder by fold; that of None is the data itself.
+        split: that is predicted.
+        store: folder of the table; the runs of its cells lie there.
+    """
+
+    configs: Mapping[str, RunConfig]
+    folders: Mapping[int | None, str]
+    split: str
+    store: Store
+
+    @property
+    def predictions(self) -> str:
+        """File of a cell's predictions, in its run."""
+        return f"predictions/{self.split}.parquet"
+
+    def config(self, cell: Cell) -> RunConfig:
+        """The configuration of a cell."""
+        config = self.configs[cell.variant]
+        return replace(config, training=replace(config.training, seed=cell.seed))
+
+
+def compute_cells(
+    plan: Plan, cells: Sequence[Cell], *, wanted_at_once: int | None = None, parent: ParentRun | None = None
+) -> dict[Cell, str]:
+    """Train every cell that is not finished, and predict the patients that it did not see.
+
+    Args:
+        plan: of the table.
+        cells: of the table.
+        wanted_at_once: trainings side by side; None takes as many as there is room for.
+        parent: MLflow run of the table.
+
+    Returns:
+        Why a cell failed, for those that did.
+
+    Raises:
+        ValueError: a cell's name is taken by another configuration, or data or layout do not fit.
+    """
+    for config in plan.configs.values():
+        for folder in plan.folders.values():
+            check_labels(PreparedData(folder), config)
+    features = _embedded(plan)
+    left = [cell for cell in cells if not _finished(plan, cell, features[cell.variant])]
+    if done := len(cells) - len(left):
+        print(f"{done} of {len(cells)} cells are finished", flush=True)
+    if not left:
+        return {}
+    together = min(at_once(each.training, wanted_at_once) for each in plan.configs.values())
+    call = partial(
+        compute_cell,
+        configs={cell.run: to_dict(plan.config(cell)) for cell in left},
+        folders={cell.run: plan.folders[cell.fold] for cell in left},
+        features={cell.run: features[cell.variant] for cell in left},
+        split=plan.split,
+        storage=plan.store.root,
+        parent=asdict(parent) if parent else None,
+    )
+    ended = run_trials(
+        call,
+        {"cell": tune.grid_search([cell.run for cell in left])},
+        store=plan.store,
+        # What Ray Tune knows of an earlier start is of no use: the runs themselves say what is finished.
+        name=f"{STATES}-{len((plan.store / 'tune').names()) + 1}",
+        at_once=together,
+        label=lambda values: values["cell"],
+        total=len(left),
+    )
+    by_name = {cell.run: cell for cell in left}
+    return {by_name[each.values["cell"]]: each.failure for each in ended if each.failure}
+
+
+def compute_cell(
+    values: Mapping[str, Any],
+    *,
+    configs: Mapping[str, Any],
+    folders: Mapping[str, str],
+    features: Mapping[str, dict[str, str]],
+    split: str,
+    storage: str,
+    parent: Mapping[str, str] | None,
+) -> None:
+    """What Ray Tune calls for a cell: train it and predict; the arguments are by run name."""
+    name = values["cell"]
+    config, data = from_dict(RunConfig, configs[name]), folders[name]
+    above = ParentRun(**parent) if parent else None
+    model = train(config, data=data, features=features[name], name=name, storage=storage, parent=above)
+    # As many as trained: the others belong to the cells beside this one.
+    table = predict_split(model, data, split, workers=config.training.num_workers)
+    with (Store(storage) / name).writing(f"predictions/{split}.parquet") as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def _embedded(plan: Plan) -> dict[str, dict[str, str]]:
+    """Feature keys by variant. Folds share their features, so that one of them stands for all."""
+    folder = next(iter(plan.folders.values()))
+    return {
+        name: embed(folder, config.cached, precision=config.training.precision) for name, config in plan.configs.items()
+    }
+
+
+def _finished(plan: Plan, cell: Cell, features: dict[str, str]) -> bool:
+    run = plan.store / cell.run
+    refuse_other_run(run, run_identity(plan.config(cell), PreparedData(plan.folders[cell.fold], features)))
+    return run.exists(plan.predictions)
+
+
+def pooled(plan: Plan, cells: Sequence[Cell]) -> pa.Table:
+    """Predictions of these cells with columns seed and fold (-1 for none), ordered by seed and study."""
+    tables = []
+    for cell in cells:
+        with (plan.store / cell.run).parquet(plan.predictions) as file:
+            table = file.read()
+        for column, value in ((SEED, cell.seed), (FOLD, -1 if cell.fold is None else cell.fold)):
+            table = table.append_column(column, pa.array(np.full(len(table), value, dtype=np.int32)))
+        tables.append(table)
+    return pa.concat_tables(tables).sort_by([(SEED, "ascending"), ("study_id", "ascending")])

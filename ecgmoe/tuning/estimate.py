@@ -1,0 +1,188 @@
+"""What a search or a table will take, from a short step of each configuration, measured before it starts."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import ray
+
+from ecgmoe.config import RunConfig
+from ecgmoe.config_tools import from_dict, to_dict
+from ecgmoe.pipeline.prepared import PreparedData, split_rows
+from ecgmoe.pipeline.ray_data import connect
+from ecgmoe.pipeline.store import Store
+from ecgmoe.readable import size
+from ecgmoe.training.checkpoint_store import KEPT
+from ecgmoe.training.fit_statistics import training_statistics
+from ecgmoe.training.job import WorkerJob
+
+WARM_UP, TIMED = 2, 4
+"""Steps that are made; the first ones load and compile what libraries first use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One worker at its share of the work.
+
+    Attributes:
+        step_s: seconds of an optimiser step, with reading and augmentation.
+        forward_s: seconds of a pass without gradients over one record.
+        parameters: of the model, all.
+        trained: of them, that train.
+    """
+
+    step_s: float
+    forward_s: float
+    parameters: int
+    trained: int
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of a training: checkpoints (weights, and fp32 weights and two moments of what trains) and the model."""
+        checkpoint = 4 * self.parameters + 12 * self.trained
+        # Another one is written before the oldest goes.
+        return (KEPT + 2) * checkpoint + 4 * self.parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What trainings will take.
+
+    Attributes:
+        trainings: number of them.
+        worker_hours: GPU hours, or CPU hours without a GPU: steps and validations, without starts.
+        disk_bytes: of all run folders.
+        gpu: whether the workers have one.
+        upper: whether early stopping may make it less.
+    """
+
+    trainings: int
+    worker_hours: float
+    disk_bytes: int
+    gpu: bool
+    upper: bool = False
+
+    def line(self, at_once: int, workers: int) -> str:
+        """In one line.
+
+        Args:
+            at_once: trainings side by side.
+            workers: of each.
+        """
+        most = "at most " if self.upper else "about "
+        kind = "GPU" if self.gpu else "CPU"
+        wall = self.worker_hours / (at_once * workers)
+        return (
+            f"{self.trainings} trainings, {at_once} at once with {workers} workers each: {most}{self.worker_hours:.2f} {kind} "
+            f"hours, {wall * 60:.0f} min, and {size(self.disk_bytes)} on disk (from {TIMED} measured steps of each "
+            "configuration; starts, evaluation and what the trainings take from each other come on top)"
+        )
+
+
+def measure(config: RunConfig, data: str, features: dict[str, str]) -> Measured:
+    """Make some steps as one worker of this configuration does, in a process with that worker's resources.
+
+    Args:
+        config: of the run.
+        data: prepared folder.
+        features: feature key of each cached backbone.
+    """
+    connect()
+    use_gpu = config.training.use_gpu
+    remote = ray.remote(num_cpus=0 if use_gpu else 1, num_gpus=int(use_gpu), max_calls=1)(_steps)
+    environment = {} if use_gpu else {"DS_ACCELERATOR": "cpu"}
+    return ray.get(remote.options(runtime_env={"env_vars": environment}).remote(to_dict(config), data, features))
+
+
+def together(
+    configs: Mapping[str, RunConfig], counts: Mapping[str, int], data: str, features: Mapping[str, dict[str, str]]
+) -> Estimate:
+    """Measure each configuration and add up.
+
+    Args:
+        configs: by name.
+        counts: trainings of each.
+        data: prepared folder, one that stands for all.
+        features: feature keys by name.
+    """
+    rows = {split: len(split_rows(PreparedData(data).labels(), split)) for split in ("train", "validation")}
+    hours, disk = 0.0, 0
+    for name, config in configs.items():
+        training, found = config.training, measure(config, data, features[name])
+        steps = rows["train"] // training.global_batch
+        epoch = training.num_workers * steps * found.step_s + rows["validation"] * found.forward_s
+        hours += counts[name] * training.epochs * epoch / 3600
+        disk += counts[name] * found.disk_bytes
+    gpu = any(config.training.use_gpu for config in configs.values())
+    return Estimate(trainings=sum(counts.values()), worker_hours=hours, disk_bytes=disk, gpu=gpu)
+
+
+def _steps(values: dict[str, Any], data: str, features: dict[str, str]) -> Measured:
+    import torch
+    import torch.distributed as dist
+
+    from ecgmoe.training.watch import Watch
+    from ecgmoe.training.worker import Worker
+
+    config = _share_of_one(from_dict(RunConfig, values))
+    prepared = PreparedData(data, features)
+    statistics = training_statistics(prepared, prepared.labels(), config)
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        job = WorkerJob(
+            config=to_dict(config),
+            data=prepared.store.root,
+            run=folder,
+            features=features,
+            statistics=to_dict(statistics),
+            tracking_uri="unused",
+            mlflow_run_id="unused",
+        )
+        backend = "nccl" if config.training.use_gpu else "gloo"
+        dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+        worker = Worker(job, Watch(None, Store(folder), 0, math.inf))
+        seconds, batch = [], None
+        started = time.perf_counter()
+        for whole, batch in islice(worker.batches(worker.plan(0), 0, 0), WARM_UP + TIMED):
+            losses = worker.step(batch, whole)
+            # A GPU is done when a number of it is there.
+            float(sum(losses.values()))
+            seconds.append(time.perf_counter() - started)
+            started = time.perf_counter()
+        if batch is None:
+            raise ValueError(f"{data} has fewer training records than a global batch: lower --training.global-batch")
+        module = worker.engine.module.eval()
+        with torch.no_grad():
+            started = time.perf_counter()
+            output = module(batch.to(worker.device))
+            float(next(iter(output.predictions.values())).sum())
+            forward = (time.perf_counter() - started) / config.training.global_batch
+        # ZeRO 3 has emptied the tensors themselves.
+        counted = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in module.parameters()]
+        worker.engine.destroy()
+        dist.destroy_process_group()
+    steady = seconds[WARM_UP:] or seconds[-1:]
+    return Measured(
+        step_s=sum(steady) / len(steady),
+        forward_s=forward,
+        parameters=sum(count for count, _ in counted),
+        trained=sum(count for count, trains in counted if trains),
+    )
+
+
+def _share_of_one(config: RunConfig) -> RunConfig:
+    """One worker with the share of the global batch that each has."""
+    training = config.training
+    share = training.global_batch // training.num_workers
+    slots = math.gcd(share, training.slots)
+    return replace(
+        config,
+        training=replace(training, num_workers=1, min_workers=0, global_batch=share, slots=slots),
+    )
