@@ -41,8 +41,8 @@ from ecgmoe.tuning.estimate import together
 from ecgmoe.tuning.identity import claim, parent_run
 from ecgmoe.tuning.search_report import write_report
 from ecgmoe.tuning.space import Choice, Domain, Space, changed, describe, require_varied, space_of
-from ecgmoe.tuning.tried import Tried, best_of
 from ecgmoe.tuning.trials import Ended, at_once, run_trials
+from ecgmoe.tuning.tried import Tried, best_of
 
 METRIC = "best_score"
 WINNER = "winner"
@@ -96,8 +96,8 @@ def search(
     }
     claim(store, "search.json", identity)
     side_by_side = at_once(config.training, wanted_at_once)
-    counts = {"trials": options.trials, WINNER: len(options.winner_seeds)}
-    estimate = together(dict.fromkeys(counts, config), counts, prepared.store.root, dict.fromkeys(counts, features))
+    trainings = options.trials + len(options.winner_seeds)
+    estimate = together({name: config}, {name: trainings}, prepared.store.root, {name: features})
     estimate = replace(estimate, upper=options.early_stopping)
     print(f"search {name}: {estimate.line(side_by_side, config.training.num_workers)}", flush=True)
     if dry_run:

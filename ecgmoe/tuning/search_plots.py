@@ -27,7 +27,7 @@ def parallel_coordinates(tried: Sequence[Tried], winner: Tried, space: Space) ->
     scores = [each.score or 0.0 for each in scored]
     low, high = min(scores), max(scores)
     figure, axes = _figure(max(6.0, 1.5 * len(names)), 4.2)
-    for place, (option, domain) in enumerate(space.items()):
+    for place, domain in enumerate(space.values()):
         axes.axvline(place, color=GREY, linewidth=0.8)
         for where, text in _marks(domain):
             axes.annotate(text, (place, where), xytext=(3, 0), textcoords="offset points", fontsize=7, va="center")
@@ -72,12 +72,15 @@ def learning_curves(tried: Sequence[Tried], winner: Tried) -> str:
     for each in sorted(tried, key=lambda trial: trial.run == winner.run):
         scores = each.curve.get("score", [])
         best = each.run == winner.run
-        style = {
-            "color": ORANGE if best else BLUE,
-            "linewidth": 2.2 if best else 1.0,
-            "marker": "." if len(scores) < 2 else "",
-        }
-        axes.plot(range(1, len(scores) + 1), scores, alpha=1.0 if best else 0.55, **style)
+        axes.plot(
+            range(1, len(scores) + 1),
+            scores,
+            color=ORANGE if best else BLUE,
+            linewidth=2.2 if best else 1.0,
+            # One epoch alone would not be seen.
+            marker="." if len(scores) < 2 else "",
+            alpha=1.0 if best else 0.55,
+        )
     axes.set_xlabel("epoch", fontsize=9)
     axes.set_ylabel("validation score", fontsize=9)
     return svg(figure)

@@ -100,7 +100,7 @@ def changed(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
         for section in sections:
             place = place.get(section) if isinstance(place, dict) else None
         require(isinstance(place, dict) and name in place, f"a configuration has no option {option!r}")
-        place[name] = value
+        place[name] = json.loads(json.dumps(value))
     return from_dict(RunConfig, plain)
 
 
