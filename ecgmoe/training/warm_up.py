@@ -1,27 +1,46 @@
-"""Compile DeepSpeed's shared-memory communication op ahead of the first training step: `python -m ecgmoe.training.warm_up`."""
+"""Compile DeepSpeed's ops ahead of the first training step: `python -m ecgmoe.training.warm_up [BUILDER ...]`.
+
+Without names it is the shared-memory communication op, the one that training uses on CPUs. An image for GPUs names others,
+under DS_ACCELERATOR=cuda and with TORCH_CUDA_ARCH_LIST, since no GPU says there what to compile for.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Sequence
+
+ON_CPUS = ("ShareMemCommBuilder",)
 
 
-def warm_up() -> float:
-    """Build (or find in the torch extensions folder) the op that DeepSpeed uses on CPUs.
+def warm_up(builders: Sequence[str] = ON_CPUS) -> float:
+    """Build ops, or find them in the torch extensions folder.
+
+    Args:
+        builders: names of DeepSpeed's builders.
 
     Returns:
-        Seconds that it took: a fraction of one when it was there already.
+        Seconds that it took: a fraction of one when they were there already.
 
     Raises:
+        ValueError: DeepSpeed has no such builder for this accelerator.
         RuntimeError: the compiler failed; the message holds its output.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from deepspeed.accelerator import get_accelerator
 
     start = time.perf_counter()
-    get_accelerator().create_op_builder("ShareMemCommBuilder").load(verbose=False)
+    for name in builders:
+        builder = get_accelerator().create_op_builder(name)
+        if builder is None:
+            raise ValueError(
+                f"DeepSpeed has no op builder {name!r} for {get_accelerator().device_name()}: name another"
+            )
+        builder.load(verbose=False)
     return time.perf_counter() - start
 
 
 if __name__ == "__main__":
-    print(f"setup: DeepSpeed's communication op is ready ({warm_up():.1f} s)")
+    named = sys.argv[1:] or list(ON_CPUS)
+    print(f"setup: DeepSpeed's {', '.join(named)} ready ({warm_up(named):.1f} s)")
