@@ -1,0 +1,310 @@
+"""What the manifests promise: no rights that are not needed, room and time that fit, and commands that the jobs understand."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from ecgmoe.cli import parse, take_preset
+from ecgmoe.config import PRESETS
+from ecgmoe.config_tools import from_dict
+from ecgmoe.metrics import METRICS
+from ecgmoe.serving.config import ServingConfig
+from jobs import REPOSITORY
+from manifests import OVERLAYS, Document, documents, pod_specs, ray_specs
+
+WITH_KUEUE = ("single-gpu-node", "multi-node-spot")
+
+
+def of(name: str, kind: str) -> list[Document]:
+    return [each for each in documents(name) if each["kind"] == kind]
+
+
+def named(name: str, kind: str, one: str) -> Document:
+    return next(each for each in of(name, kind) if each["metadata"]["name"] == one)
+
+
+def quantity(value: str) -> float:
+    """A Kubernetes quantity as a number."""
+    number, unit = re.fullmatch(r"([0-9.]+)(m|Ki|Mi|Gi|Ti)?", value).groups()  # type: ignore[union-attr]
+    return float(number) * {None: 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[unit]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_no_pod_has_more_rights_than_it_needs(name: str) -> None:
+    """What Kubernetes calls restricted, which the namespace enforces; and a limit for everything."""
+    assert of(name, "Namespace")[0]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    found = [pod for document in documents(name) for pod in pod_specs(document)]
+    assert len(found) > 10
+    for where, pod in found:
+        assert pod["automountServiceAccountToken"] is False, where
+        assert pod["securityContext"]["runAsNonRoot"] is True, where
+        assert pod["securityContext"]["runAsUser"] > 0, where
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, where
+        assert not pod.get("hostNetwork"), where
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False, where
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, where
+            assert not container["image"].endswith(":latest"), where
+            for resource in ("cpu", "memory"):
+                assert resource in container["resources"]["limits"], where
+                assert resource in container["resources"]["requests"], where
+        for volume in pod.get("volumes", []):
+            assert "hostPath" not in volume, where
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_nothing_secret_is_written_down_or_open_to_the_world(name: str) -> None:
+    assert of(name, "Secret") == []
+    for where, pod in [pod for document in documents(name) for pod in pod_specs(document)]:
+        for container in pod["containers"]:
+            for variable in container.get("env", []):
+                secret = re.search("PASSWORD|TOKEN|SECRET|ACCESS_KEY", variable["name"])
+                assert not (secret and "value" in variable), (where, variable)
+                # Neither in an address.
+                assert not re.search(r"://[^/@]*:[^/@]+@", variable.get("value", "")), (where, variable)
+    for service in of(name, "Service"):
+        assert service["spec"]["type"] == "ClusterIP"
+    for document in documents(name):
+        for spec in ray_specs(document):
+            assert spec["headGroupSpec"]["serviceType"] == "ClusterIP"
+            assert "enableIngress" not in spec["headGroupSpec"]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_network_is_closed_and_jobs_have_few_doors(name: str) -> None:
+    policies = {each["metadata"]["name"]: each["spec"] for each in of(name, "NetworkPolicy")}
+    assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for each in policies.values():
+        for rule in each.get("ingress", []):
+            # Without "from" a rule means everybody.
+            assert rule["from"]
+            for peer in rule["from"]:
+                assert peer.get("namespaceSelector", {"matchLabels": 1}) != {}
+    jobs = policies["ray-jobs"]["ingress"]
+    assert [port["port"] for rule in jobs for port in rule["ports"]] == [8265]
+    who = [peer["podSelector"]["matchLabels"] for rule in jobs for peer in rule["from"]]
+    assert who == [{"app.kubernetes.io/component": "submitter"}, {"app.kubernetes.io/name": "kuberay"}]
+    for job in of(name, "RayJob"):
+        labels = job["spec"]["submitterPodTemplate"]["metadata"]["labels"]
+        assert labels["app.kubernetes.io/component"] == "submitter"
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_every_ray_cluster_is_made_as_the_others(name: str) -> None:
+    ray = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().split())["ray"]
+    clusters = [(each, spec) for each in documents(name) for spec in ray_specs(each)]
+    assert len(clusters) == 4
+    for document, spec in clusters:
+        where = document["metadata"]["name"]
+        assert spec["authOptions"] == {"mode": "token"}, where
+        assert spec["rayVersion"] == ray, where
+        assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0", where
+        groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+        for group in groups:
+            pod = group["template"]["spec"]
+            (container,) = pod["containers"]
+            mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+            volumes = {each["name"]: each for each in pod["volumes"]}
+            shm = volumes[mounts["/dev/shm"]]["emptyDir"]
+            assert shm["medium"] == "Memory", where
+            # It is counted as memory of the container.
+            assert quantity(shm["sizeLimit"]) <= quantity(container["resources"]["limits"]["memory"]) / 2, where
+            assert {"configMapRef": {"name": "ecgmoe-environment"}} in container["envFrom"], where
+            if document["kind"] != "RayService" and group is not groups[0]:
+                stop = container["lifecycle"]["preStop"]["exec"]["command"][-1]
+                # The drain may take as long as `timeout`, and then the pod waits for the workers to have saved.
+                seconds = [int(found) for found in re.findall(r"(?:sleep|timeout) (\d+)", stop)]
+                assert pod["terminationGracePeriodSeconds"] > sum(seconds) >= 100, where
+                assert "DRAIN_NODE_REASON_PREEMPTION" in stop, where
+        for group in spec["workerGroupSpecs"]:
+            assert group["minReplicas"] == group["replicas"] == group["maxReplicas"], where
+            gpus = gpus_of(group)
+            (container,) = group["template"]["spec"]["containers"]
+            assert container["image"].endswith(":gpu" if gpus else ":cpu"), where
+            tolerated = [each["key"] for each in group["template"]["spec"].get("tolerations", [])]
+            assert ("nvidia.com/gpu" in tolerated) == bool(gpus), where
+
+
+def gpus_of(group: Document) -> int:
+    return int(group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", 0))
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_training_command_is_one_that_train_understands_and_its_workers_have_room(name: str) -> None:
+    job = named(name, "RayJob", "train")["spec"]
+    python, script, *options = shlex.split(job["entrypoint"])
+    assert (python, script) == ("python", "/opt/ecgmoe/jobs/train.py")
+    train = job_module("train")
+    preset, config, rest = take_preset(options, PRESETS, "tiny")
+    parsed = parse(train.Options, rest, "", train.Options(storage="", config=config))
+    training = parsed.config.training
+    # A retry goes on because of its name.
+    assert parsed.run
+    assert job["backoffLimit"] >= 1
+    assert parsed.storage.startswith(("/shared/", "s3://"))
+    groups = job["rayClusterSpec"]["workerGroupSpecs"]
+    if training.use_gpu:
+        assert training.num_workers == sum(group["replicas"] * gpus_of(group) for group in groups)
+    else:
+        cpus = sum(
+            g["replicas"] * quantity(g["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+            for g in groups
+        )
+        assert training.num_workers < cpus
+    assert training.use_gpu == (preset != "tiny")
+
+
+def job_module(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"job_{name}", REPOSITORY / "jobs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Where dataclasses look for the types that their fields name.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_tuning_command_is_one_that_search_understands(name: str) -> None:
+    command = shlex.split(named(name, "RayJob", "tune")["spec"]["entrypoint"])
+    assert command[:2] == ["python", "/opt/ecgmoe/tune/search.py"]
+    assert command[2] in PRESETS
+    options = dict(zip(command[3::2], command[4::2], strict=True))
+    assert set(options) == {"--data", "--name", "--storage"}
+    if not (REPOSITORY / "tune" / "search.py").is_file():
+        pytest.skip("tune/search.py is not there yet")
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_clean_up_is_one_that_the_operator_takes(name: str) -> None:
+    """KubeRay takes deletion rules, in the order workers, cluster, job, or shutdownAfterJobFinishes; Kueue the latter alone."""
+    for job in of(name, "RayJob"):
+        spec = job["spec"]
+        queued = "kueue.x-k8s.io/queue-name" in job["metadata"]["labels"]
+        assert queued == (name in WITH_KUEUE)
+        if queued:
+            assert spec["shutdownAfterJobFinishes"] is True
+            assert "deletionStrategy" not in spec
+            assert not spec["rayClusterSpec"].get("enableInTreeAutoscaling")
+            assert {group["groupName"] for group in spec["rayClusterSpec"]["workerGroupSpecs"]}.isdisjoint(
+                {"head", "submitter"}
+            )
+        else:
+            assert "shutdownAfterJobFinishes" not in spec
+            assert "ttlSecondsAfterFinished" not in spec
+            for status in ("SUCCEEDED", "FAILED"):
+                rules = {
+                    rule["policy"]: rule["condition"]["ttlSeconds"]
+                    for rule in spec["deletionStrategy"]["deletionRules"]
+                    if rule["condition"]["jobStatus"] == status
+                }
+                times = [
+                    rules[policy] for policy in ("DeleteWorkers", "DeleteCluster", "DeleteSelf") if policy in rules
+                ]
+                assert times == sorted(times)
+                assert "DeleteCluster" in rules
+        assert int(yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) < 150
+
+
+@pytest.mark.parametrize("name", WITH_KUEUE)
+def test_a_run_fits_into_its_queue(name: str) -> None:
+    """Else it would wait for ever: every pod of a run at once, each on the flavour whose taints it tolerates."""
+    queue = named(name, "ClusterQueue", "ecgmoe")["spec"]["resourceGroups"][0]
+    taints = {each["metadata"]["name"]: each["spec"].get("nodeTaints", []) for each in of(name, "ResourceFlavor")}
+    quota = {
+        flavor["name"]: {each["name"]: quantity(each["nominalQuota"]) for each in flavor["resources"]}
+        for flavor in queue["flavors"]
+    }
+    for job in of(name, "RayJob"):
+        spec = job["spec"]["rayClusterSpec"]
+        asked: dict[str, dict[str, float]] = {flavor: dict.fromkeys(quota[flavor], 0.0) for flavor in quota}
+        pods = [(1, spec["headGroupSpec"]), *((group["replicas"], group) for group in spec["workerGroupSpecs"])]
+        pods.append((1, {"template": job["spec"]["submitterPodTemplate"]}))
+        for count, group in pods:
+            pod = group["template"]["spec"]
+            requests = pod["containers"][0]["resources"]["requests"]
+            flavor = "ecgmoe-gpu" if "nvidia.com/gpu" in requests else "ecgmoe-cpu"
+            tolerated = {each["key"] for each in pod.get("tolerations", [])}
+            assert {taint["key"] for taint in taints[flavor]} <= tolerated
+            for resource, value in requests.items():
+                asked[flavor][resource] += count * quantity(value)
+        for flavor, resources in asked.items():
+            for resource, value in resources.items():
+                assert value <= quota[flavor][resource], (job["metadata"]["name"], flavor, resource)
+
+
+def test_spot_nodes_take_workers_and_not_the_driver() -> None:
+    for document in documents("multi-node-spot"):
+        for spec in ray_specs(document):
+            if document["kind"] == "RayService":
+                continue
+            gpu = next(group for group in spec["workerGroupSpecs"] if gpus_of(group))["template"]["spec"]
+            assert gpu["nodeSelector"] == {"karpenter.sh/capacity-type": "spot"}
+            assert "ecgmoe/spot" in [each["key"] for each in gpu["tolerations"]]
+            head = spec["headGroupSpec"]["template"]["spec"]
+            assert head["nodeSelector"] == {"karpenter.sh/capacity-type": "on-demand"}
+            assert "tolerations" not in head
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_server_is_told_what_it_understands(name: str) -> None:
+    service = named(name, "RayService", "serve")["spec"]
+    deploy = ServeDeploySchema.model_validate(yaml.safe_load(service["serveConfigV2"]))
+    (application,) = deploy.applications
+    config = from_dict(ServingConfig, application.args)
+    assert config.token_file == "/secrets/serve/token"
+    for group in [service["rayClusterConfig"]["headGroupSpec"], *service["rayClusterConfig"]["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        mounted = {each["mountPath"]: each for each in pod["containers"][0]["volumeMounts"]}
+        secret = next(each for each in pod["volumes"] if each["name"] == mounted["/secrets/serve"]["name"])["secret"]
+        # serving/token.py refuses what everybody can read.
+        assert secret["defaultMode"] & 0o007 == 0
+        assert mounted["/shared/runs"]["readOnly"] is True
+        assert "/shared" not in mounted
+
+
+@pytest.mark.parametrize("name", WITH_KUEUE)
+def test_alerts_ask_for_metrics_that_there_are(name: str) -> None:
+    known = {f"ray_ecgmoe_{metric}{'_total' if told.counts else ''}" for metric, told in METRICS.items()}
+    rules = named(name, "PrometheusRule", "ecgmoe")["spec"]["groups"][0]["rules"]
+    for rule in rules:
+        asked = set(re.findall(r"ray_ecgmoe_\w+", rule["expr"]))
+        assert asked
+        assert asked <= known
+        page, _, message = rule["annotations"]["runbook"].partition(", ")
+        assert message.lower() in (REPOSITORY / page).read_text().lower(), rule["alert"]
+    ports = {endpoint["port"] for each in of(name, "PodMonitor") for endpoint in each["spec"]["podMetricsEndpoints"]}
+    assert ports == {"metrics"}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_addresses_lead_to_services(name: str) -> None:
+    environment = named(name, "ConfigMap", "ecgmoe-environment")["data"]
+    service = named(name, "Service", "mlflow")
+    port = service["spec"]["ports"][0]["port"]
+    assert environment["MLFLOW_TRACKING_URI"] == f"http://mlflow.{service['metadata']['namespace']}.svc:{port}"
+    server = named(name, "Deployment", "mlflow")["spec"]["template"]["spec"]["containers"][0]
+    variables = {each["name"]: each.get("value") for each in server["env"]}
+    assert f"mlflow.{service['metadata']['namespace']}.svc:{port}" in variables["MLFLOW_SERVER_ALLOWED_HOSTS"].split(
+        ","
+    )
+    named(name, "Service", "mlflow-database")
+    assert "@mlflow-database:5432/" in variables["MLFLOW_BACKEND_STORE_URI"]
+    assert environment["ECGMOE_HOME"].startswith("/shared/")
+    assert environment["ECGMOE_SHARED_MOUNT"] == "1"
+
+
+def test_pages_name_files_that_there_are() -> None:
+    for page in ("cluster/README.md", "SECURITY.md"):
+        for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", (REPOSITORY / page).read_text()):
+            assert (REPOSITORY / Path(page).parent / link).exists(), (page, link)
