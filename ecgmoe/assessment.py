@@ -24,7 +24,7 @@ from ecgmoe.evaluation.known import predicted_values
 from ecgmoe.evaluation.linear import linear_beside
 from ecgmoe.evaluation.metrics import evaluate
 from ecgmoe.evaluation.model_card import Card, model_card
-from ecgmoe.evaluation.page import Page, render
+from ecgmoe.evaluation.page import Page, render_both
 from ecgmoe.evaluation.report import LINEAR, report_files, text_table
 from ecgmoe.evaluation.routing import heat_maps, routing_summary
 from ecgmoe.evaluation.seen import find_seen, seen_in_pretraining
@@ -132,7 +132,8 @@ def evaluate_run(
         card=about_data,
         facts=facts(store, prepared, len(predictions), seconds),
     )
-    files = {**report_files(metrics, title, remarks), "report.html": render(page)}
+    whole_page, shared_page = render_both(page)
+    files = {**report_files(metrics, title, remarks), "report.html": whole_page}
     # It goes last: it says that the report is whole, and logged.
     whole = files.pop("metrics.json")
     for file_name, text in files.items():
@@ -153,7 +154,8 @@ def evaluate_run(
         store.write_text(f"model/{CARD}", model_card(card))
     print("\n" + text_table(metrics, title, remarks), flush=True)
     print(f"\nreport {store.path(report)}/report.html\nmodel  {store.path('model')}", flush=True)
-    track(store, metrics, part, report, {**files, "metrics.json": whole}, pictures)
+    # More people see a tracking server than the data: no study and no ECG goes there.
+    track(store, metrics, part, report, {**files, "report.html": shared_page, "metrics.json": whole}, pictures)
     store.write_text(f"{report}/metrics.json", whole)
     return metrics
 

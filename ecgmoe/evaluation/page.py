@@ -59,6 +59,11 @@ class Picture:
 
 def render(page: Page) -> str:
     """The page as HTML."""
+    return render_both(page)[0]
+
+
+def render_both(page: Page) -> tuple[str, str]:
+    """The page as HTML, and the same without the records of patients: no study id and no ECG, for who may not see them."""
     templates = environment("ecgmoe.evaluation")
     templates.filters["figure"] = number
     templates.filters["share"] = lambda value: "-" if value is None else f"{value:.1%}"
@@ -67,20 +72,22 @@ def render(page: Page) -> str:
     known = {
         task.name: known_arrays(task, page.predictions) for task in page.tasks if task.name in page.metrics["tasks"]
     }
-    return templates.get_template("report.html").render(
-        page=page,
-        metrics=page.metrics,
-        header=header(page.metrics),
-        rows=rows(page.metrics, METRICS),
-        differences=list(_differences(page.metrics)),
-        footnotes=footnotes(page.metrics),
-        research_only=RESEARCH_ONLY,
-        min_patients=MIN_PATIENTS,
-        resamples=RESAMPLES,
-        groups=_by_group(page.metrics.get("subgroups", [])),
-        pictures={section: list(found) for section, found in _pictures(page, known).items()},
-        worst=[Picture(text=caption, url=data_url(png)) for caption, png in page.worst.items()],
-    )
+    values = {
+        "page": page,
+        "metrics": page.metrics,
+        "header": header(page.metrics),
+        "rows": rows(page.metrics, METRICS),
+        "differences": list(_differences(page.metrics)),
+        "footnotes": footnotes(page.metrics),
+        "research_only": RESEARCH_ONLY,
+        "min_patients": MIN_PATIENTS,
+        "resamples": RESAMPLES,
+        "groups": _by_group(page.metrics.get("subgroups", [])),
+        "pictures": {section: list(found) for section, found in _pictures(page, known).items()},
+    }
+    worst = [Picture(text=caption, url=data_url(png)) for caption, png in page.worst.items()]
+    template = templates.get_template("report.html")
+    return template.render(**values, worst=worst), template.render(**values, worst=[])
 
 
 def _differences(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ from ecgmoe.evaluation.calibration_check import calibration_metrics
 from ecgmoe.evaluation.constant import Constants
 from ecgmoe.evaluation.known import known_arrays
 from ecgmoe.evaluation.metrics import evaluate
-from ecgmoe.evaluation.page import Page, render
+from ecgmoe.evaluation.page import Page, render, render_both
 from ecgmoe.evaluation.report import METRICS, number, rows
 from ecgmoe.evaluation.routing import routing_summary
 from ecgmoe.evaluation.subgroups import class_metrics, confusion, subgroup_metrics
@@ -161,6 +161,18 @@ def test_a_table_with_little_in_it_has_a_page_too() -> None:
     assert not any("ROC" in name or "age" in name or "Gate" in name for name in read.pictures)
     # One class has no AUROC, and a dash says so.
     assert "-" in read.text
+
+
+def test_the_page_for_a_tracking_server_shows_no_record(page: Page) -> None:
+    """The same figures, without ECGs and the studies that they are of."""
+    whole, shared = render_both(page)
+    assert whole == render(page)
+    captions, read = set(page.worst), Reader(shared)
+    assert captions <= set(Reader(whole).pictures)
+    assert captions.isdisjoint(read.pictures)
+    assert base64.b64encode(b"picture").decode() not in shared
+    assert "Worst errors" not in shared
+    assert set(read.pictures) == set(Reader(whole).pictures) - captions
 
 
 def test_the_worst_errors_are_the_largest_and_of_different_patients(page: Page) -> None:
