@@ -27,6 +27,7 @@ from ecgmoe.evaluation.calibration import Calibration
 from ecgmoe.evaluation.report import number
 from ecgmoe.tasks import task_table
 from external_records import write_ludb
+from identifiers import found_below, found_in_text, identifiers
 from jobs import job
 from prepared_examples import prepare_here
 
@@ -64,12 +65,16 @@ def test_the_whole_way(folder: Path, call: Callable[..., str]) -> None:
     data, storage = str(folder / "data"), str(folder / "runs")
     said = call("prepare", "--dataset", "simulated", "--root", str(folder / "raw"), "--out", data)
     assert "exclusions.parquet says why" in said
+    whose = identifiers(folder / "data")
+    assert found_in_text(whose, said) == set()
 
     options = ("--data", data, "--run", "first", "--storage", storage, "--training.epochs", "2")
     said = call("train", "my_lab:six", *options)
     assert "epoch 2/2" in said
     assert "memory per worker, predicted: " in said
     run = folder / "runs" / "first"
+    assert found_in_text(whose, said) == set()
+    assert found_below(whose, folder / "runs" / "mlflow.db", folder / "runs" / "mlflow-artifacts") == {}
     metrics = json.loads((run / "report" / "metrics.json").read_text())
     check_metrics(metrics)
     check_tracking(run)

@@ -304,6 +304,18 @@ def test_addresses_lead_to_services(name: str) -> None:
     assert environment["ECGMOE_SHARED_MOUNT"] == "1"
 
 
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_everything_belongs_to_a_part_that_is_applied(name: str) -> None:
+    """cluster/README.md applies by this label; what has none would never be."""
+    parts: dict[str, set[str]] = {}
+    for document in documents(name):
+        part = document["metadata"]["labels"]["app.kubernetes.io/component"]
+        parts.setdefault(part, set()).add(document["kind"])
+    starts = {"train": {"RayJob"}, "tune": {"RayJob"}, "cluster": {"RayCluster"}, "serve": {"RayService"}}
+    assert {part: kinds for part, kinds in parts.items() if part != "platform"} == starts
+    assert not [kind for kind in parts["platform"] if kind.startswith("Ray")]
+
+
 def test_pages_name_files_that_there_are() -> None:
     for page in ("cluster/README.md", "SECURITY.md"):
         for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", (REPOSITORY / page).read_text()):
