@@ -27,7 +27,8 @@ STATE = "tune"
 """Folder of Ray Tune's own state, below that of the search."""
 # A KeyboardInterrupt ends the driver, and Ray all processes of its job; Ray Tune would wait for the trials instead.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+# Its newer output prints boxes also where it is asked to be silent.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "5")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 

@@ -1,0 +1,71 @@
+"""Ray Tune as searches and tables use it: a trial that fails, one that dies, what is left afterwards, going on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import tune
+from ray.util.state import list_actors, list_placement_groups
+
+from ecgmoe.pipeline.ray_data import connect
+from ecgmoe.pipeline.store import Store
+from ecgmoe.tuning.trials import Ended, run_trials
+
+pytestmark = [pytest.mark.distributed, pytest.mark.ray]
+
+
+def call(values: dict[str, Any]) -> None:
+    """Count the calls of each number in the folder, then do what the number says."""
+    number, folder = values["number"], Path(values["folder"])
+    with (folder / str(number)).open("a") as file:
+        file.write("x")
+    if number == 1:
+        raise ValueError("lead V9 is unknown")
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    tune.report({"best_score": float(number), "epoch": 1.0})
+
+
+def run(folder: Path) -> list[Ended]:
+    return run_trials(
+        call,
+        {"number": tune.grid_search([0, 1, 2, 3]), "folder": str(folder)},
+        store=Store(folder / "state"),
+        name="numbers",
+        at_once=2,
+        label=lambda values: f"number {values['number']}",
+        total=4,
+        go_on=True,
+    )
+
+
+def test_trials_that_fail_end_none_of_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    connect(2, dashboard=True)
+    try:
+        ended = {each.values["number"]: each for each in run(tmp_path)}
+        assert {number: each.last.get("best_score") for number, each in ended.items()} == {
+            0: 0.0,
+            1: None,
+            2: None,
+            3: 3.0,
+        }
+        assert "lead V9 is unknown" in (ended[1].failure or "")
+        assert ended[2].failure
+        assert ended[0].failure is None
+        said = capfd.readouterr().out
+        assert "number 3: 1 epochs, score 3.0000" in said
+        assert "number 1: FAILED: " in said
+        # Called again it computes nothing anew, and knows what there was.
+        again = {each.values["number"]: each for each in run(tmp_path)}
+        assert again[3].last["best_score"] == 3.0
+        assert "lead V9 is unknown" in (again[1].failure or "")
+        assert {number: (tmp_path / str(number)).read_text() for number in range(4)} == dict.fromkeys(range(4), "x")
+        assert not [each for each in list_actors() if each.state not in ("DEAD",)]
+        assert not [each for each in list_placement_groups() if each.state != "REMOVED"]
+    finally:
+        ray.shutdown()
