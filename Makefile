@@ -1,11 +1,12 @@
 # make train   set up and run the main job on the embedded default (simulated ECGs)
 # make test    set up and run the tests
+# make ui      MLflow's pages of all runs on this machine alone: http://127.0.0.1:5000 (RUNS=folder, PORT=number)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup train test check format clean
+.PHONY: setup train test check format ui clean
 
 setup: $(STAMP)
 
@@ -26,6 +27,12 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Only for this machine: MLflow asks nobody for a password.
+ui: setup
+	@runs="$(RUNS)"; runs="$${runs:-$$($(BIN)/python -c 'from ecgmoe.home import home; print(home() / "runs")')}"; \
+	test -f "$$runs/mlflow.db" || { echo "error: no run was logged in $$runs yet: call make train, or name another folder (make ui RUNS=...)" >&2; exit 2; }; \
+	exec $(BIN)/mlflow server --host 127.0.0.1 --port $(or $(PORT),5000) --backend-store-uri "sqlite:///$$runs/mlflow.db"
 
 format: setup
 	$(BIN)/ruff format .
