@@ -121,10 +121,11 @@ def test_every_ray_cluster_is_made_as_the_others(name: str) -> None:
             assert {"configMapRef": {"name": "ecgmoe-environment"}} in container["envFrom"], where
             if document["kind"] != "RayService" and group is not groups[0]:
                 stop = container["lifecycle"]["preStop"]["exec"]["command"][-1]
-                # The drain may take as long as `timeout`, and then the pod waits for the workers to have saved.
-                seconds = [int(found) for found in re.findall(r"(?:sleep|timeout) (\d+)", stop)]
-                assert pod["terminationGracePeriodSeconds"] > sum(seconds) >= 100, where
-                assert "DRAIN_NODE_REASON_PREEMPTION" in stop, where
+                script, seconds = re.fullmatch(r'python /opt/ecgmoe/(\S+) "\$POD_IP" (\d+)', stop).groups()  # type: ignore[union-attr]
+                assert (REPOSITORY / script).is_file(), where
+                assert f"!{script}" in (REPOSITORY / ".dockerignore").read_text().splitlines(), where
+                # Beside the wait a start of Python, and the last checkpoint.
+                assert pod["terminationGracePeriodSeconds"] >= int(seconds) + 50 >= 150, where
         for group in spec["workerGroupSpecs"]:
             assert group["minReplicas"] == group["replicas"] == group["maxReplicas"], where
             gpus = gpus_of(group)
