@@ -28,11 +28,11 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Only for this machine: MLflow asks nobody for a password.
+# Only for this machine: MLflow asks nobody for a password. Several workers would be ended by uvicorn where starting takes them 5 s.
 ui: setup
 	@runs="$(RUNS)"; runs="$${runs:-$$($(BIN)/python -c 'from ecgmoe.home import home; print(home() / "runs")')}"; \
 	test -f "$$runs/mlflow.db" || { echo "error: no run was logged in $$runs yet: call make train, or name another folder (make ui RUNS=...)" >&2; exit 2; }; \
-	exec $(BIN)/mlflow server --host 127.0.0.1 --port $(or $(PORT),5000) --backend-store-uri "sqlite:///$$runs/mlflow.db"
+	exec $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(or $(PORT),5000) --backend-store-uri "sqlite:///$$runs/mlflow.db"
 
 format: setup
 	$(BIN)/ruff format .
