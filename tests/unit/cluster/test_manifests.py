@@ -144,7 +144,7 @@ def test_the_training_command_is_one_that_train_understands_and_its_workers_have
     job = named(name, "RayJob", "train")["spec"]
     python, script, *options = shlex.split(job["entrypoint"])
     assert (python, script) == ("python", "/opt/ecgmoe/jobs/train.py")
-    train = job_module("train")
+    train = entry_point("jobs", "train")
     preset, config, rest = take_preset(options, PRESETS, "tiny")
     parsed = parse(train.Options, rest, "", train.Options(storage="", config=config))
     training = parsed.config.training
@@ -164,8 +164,8 @@ def test_the_training_command_is_one_that_train_understands_and_its_workers_have
     assert training.use_gpu == (preset != "tiny")
 
 
-def job_module(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"job_{name}", REPOSITORY / "jobs" / f"{name}.py")
+def entry_point(folder: str, name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"{folder}_{name}", REPOSITORY / folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -177,13 +177,16 @@ def job_module(name: str) -> Any:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_tuning_command_is_one_that_search_understands(name: str) -> None:
-    command = shlex.split(named(name, "RayJob", "tune")["spec"]["entrypoint"])
-    assert command[:2] == ["python", "/opt/ecgmoe/tune/search.py"]
-    assert command[2] in PRESETS
-    options = dict(zip(command[3::2], command[4::2], strict=True))
-    assert set(options) == {"--data", "--name", "--storage"}
-    if not (REPOSITORY / "tune" / "search.py").is_file():
-        pytest.skip("tune/search.py is not there yet")
+    job = named(name, "RayJob", "tune")["spec"]
+    python, script, *options = shlex.split(job["entrypoint"])
+    assert (python, script) == ("python", "/opt/ecgmoe/tune/search.py")
+    search = entry_point("tune", "search")
+    _, config, rest = take_preset(options, PRESETS, "tiny")
+    parsed = parse(search.Options, rest, "", search.Options(storage="", config=config))
+    # A retry goes on because of its name.
+    assert parsed.name != "search"
+    assert parsed.storage.startswith(("/shared/", "s3://"))
+    assert parsed.data
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
