@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.schedulers import ASHAScheduler
 
 from ecgmoe.assessment import notes
 from ecgmoe.config import RunConfig
@@ -180,7 +180,7 @@ def _trials(
 
 def _scheduler(options: SearchConfig, epochs: int) -> Any:
     if not options.early_stopping:
-        return FIFOScheduler()
+        return None
     # At max_t it would cut a trial off that has only its model left to write.
     return ASHAScheduler(
         time_attr="epoch",

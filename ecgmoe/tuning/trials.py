@@ -152,7 +152,9 @@ def run_trials(
         tuner._local_tuner._run_config.callbacks = callbacks
     else:
         config = config or tune.TuneConfig()
-        config.max_concurrent_trials, config.reuse_actors = at_once, True
+        config.max_concurrent_trials = at_once
+        # A process whose trial was stopped early still waits for that trial's workers: Ray Tune fails to take it for another.
+        config.reuse_actors = config.scheduler is None
         tuner = tune.Tuner(
             trainable,
             param_space=dict(space),

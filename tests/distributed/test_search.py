@@ -44,9 +44,9 @@ def test_twelve_trials_survive_a_kill_and_repeat_nothing(tmp_path: Path) -> None
     with (tmp_path / "first.log").open("w") as log:
         first = subprocess.Popen(command(tmp_path), stdout=log, stderr=log, env=environment())
         end = time.monotonic() + 1200
-        while len(models(tmp_path)) < KILLED_AFTER:
+        while f"{KILLED_AFTER} of {TRIALS} after" not in (tmp_path / "first.log").read_text():
             assert first.poll() is None, (tmp_path / "first.log").read_text()[-4000:]
-            assert time.monotonic() < end
+            assert time.monotonic() < end, (tmp_path / "first.log").read_text()[-4000:]
             time.sleep(0.5)
         mine = psutil.Process(first.pid).children(recursive=True)
         first.kill()
@@ -54,6 +54,7 @@ def test_twelve_trials_survive_a_kill_and_repeat_nothing(tmp_path: Path) -> None
         for each in psutil.wait_procs(mine, timeout=20)[1]:
             each.kill()
     before = models(tmp_path)
+    assert before
     again = subprocess.run(command(tmp_path), capture_output=True, text=True, env=environment(), check=False)
     assert again.returncode == 0, again.stderr[-4000:]
     assert {name: time for name, time in models(tmp_path).items() if name in before} == before
