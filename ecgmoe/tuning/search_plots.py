@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ecgmoe.evaluation.plots import BLUE, GREY, ORANGE, svg
 from ecgmoe.training.progress import MAIN_METRIC
-from ecgmoe.tuning.space import LAMBDA, Choice, Domain, Space
+from ecgmoe.tuning.space import LAMBDA, Choice, Domain, Range, Space
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +47,7 @@ def parallel_coordinates(tried: Sequence[Tried], winner: Tried, space: Space) ->
     return svg(figure)
 
 
-def lambda_by_task(tried: Sequence[Tried], winner: Tried) -> str:
+def lambda_by_task(tried: Sequence[Tried], winner: Tried, domain: Domain) -> str:
     """SVG: lambda on a logarithmic axis against the main metric of each task at the trial's best epoch."""
     tasks = [f"{task}_{metric}" for task, metric in MAIN_METRIC.items()]
     shown = [name for name in tasks if any(name in each.curve for each in tried)]
@@ -60,6 +61,8 @@ def lambda_by_task(tried: Sequence[Tried], winner: Tried) -> str:
             best = each.run == winner.run
             axes.scatter(each.values[LAMBDA], values[at], s=26, color=ORANGE if best else BLUE)
         axes.set_xscale("log")
+        if isinstance(domain, Range):
+            axes.set_xlim(domain.low / 1.3, domain.high * 1.3)
         axes.set_xlabel("lambda", fontsize=9)
         axes.set_title(name.replace("_", " ", 1), fontsize=9)
         _plain(axes)
@@ -82,6 +85,7 @@ def learning_curves(tried: Sequence[Tried], winner: Tried) -> str:
             alpha=1.0 if best else 0.55,
         )
     axes.set_xlabel("epoch", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("validation score", fontsize=9)
     return svg(figure)
 

@@ -82,7 +82,7 @@ def write_report(
         parts.append(
             Part(
                 heading="Lambda and each task",
-                picture=lambda_by_task(tried, winner),
+                picture=lambda_by_task(tried, winner, space[LAMBDA]),
                 caption="Validation figures at the best epoch of each trial. Other options vary too.",
             )
         )
