@@ -2,8 +2,9 @@
 
 What Kubernetes would be told is read from the rendered manifest: the entry command, the job's runtime environment, the
 variables of the pods, Ray's start parameters, token authentication and the mount of the shared volume. Only what a machine
-has of its own is other: /opt/ecgmoe is this repository, the mounted volume is FOLDER/shared, both nodes are on loopback,
-and the tracking server is --tracking-uri or a file below the runs.
+has of its own is other: /opt/ecgmoe is this repository, the mounted volume is FOLDER/shared, both nodes have one address (the
+dashboard's is loopback; Ray's other ports listen at the machine's own, with the token), and the tracking server is
+--tracking-uri or a file below the runs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -203,13 +205,9 @@ def _node(started: Cluster, name: str, options: Sequence[str], folder: Path) -> 
     command = [RAY, "start", "--block", "--node-ip-address", "127.0.0.1", "--temp-dir", str(files), *options]
     # Two nodes of one address would ask for the same port.
     command += ["--dashboard-agent-listen-port", str(_free_port()), "--object-store-memory", str(200 << 20)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=started.environment, stdout=out, stderr=out, start_new_session=True)
+    process = _started(command, started.environment, log)
     started.processes[name], started.folders[name] = process, files
     try:
-        _wait(
-            lambda: "Ray runtime started" in log.read_text() or process.poll() is not None, f"the {name} did not start"
-        )
         if process.poll() is not None:
             raise RuntimeError(f"the {name} did not start:\n{log.read_text()}")
         yield
@@ -219,11 +217,27 @@ def _node(started: Cluster, name: str, options: Sequence[str], folder: Path) -> 
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         shutil.rmtree(folder / "logs" / name, ignore_errors=True)
         shutil.copytree(files, folder / "logs" / name, ignore=_only_logs, dirs_exist_ok=True)
         shutil.rmtree(files, ignore_errors=True)
+
+
+def _started(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """A node that says that it runs, or has ended.
+
+    Ray gives it 30 s, which a busy machine may exceed: it is tried three times.
+    """
+    for _ in range(3):
+        with log.open("wb") as out:
+            process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+        end = time.monotonic() + START_S
+        while "Ray runtime started" not in log.read_text() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.2)
+        if "timed out during startup" not in log.read_text():
+            break
+    return process
 
 
 def _only_logs(_: str, names: list[str]) -> list[str]:
@@ -251,6 +265,8 @@ def _free_port() -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Start, submit, follow and end; returns the exit code of `ray job submit`."""
+    # So that a SIGTERM ends the nodes too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="for the shared volume and the logs")
     parser.add_argument("--overlay", default="local", help="local by default; one with GPUs needs them")

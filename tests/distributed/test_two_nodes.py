@@ -65,6 +65,7 @@ def test_a_stranger_is_refused(job: Job, started: Cluster, tmp_path: Path) -> No
     assert not (tmp_path / "done").exists()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_the_job_trains_and_tells_no_identifier(job: Job, started: Cluster, folder: Path) -> None:
     data = simulated_and_prepared(job.shared / "simulated", patients=60, studies=120)
