@@ -25,7 +25,7 @@ from ecgmoe.pipeline.store import Store
 from ecgmoe.training.identity import refuse_other_run, run_identity
 from ecgmoe.training.run import check_labels, train
 from ecgmoe.training.tracking import ParentRun
-from ecgmoe.tuning.trials import at_once, run_trials
+from ecgmoe.tuning.trials import STATE, at_once, run_trials
 
 SEED, FOLD = "seed", "fold"
 STATES = "table"
@@ -121,7 +121,7 @@ def compute_cells(
         {"cell": tune.grid_search([cell.run for cell in left])},
         store=plan.store,
         # What Ray Tune knows of an earlier start is of no use: the runs themselves say what is finished.
-        name=f"{STATES}-{len((plan.store / 'tune').names()) + 1}",
+        name=f"{STATES}-{len((plan.store / STATE).names()) + 1}",
         at_once=together,
         label=lambda values: values["cell"],
         total=len(left),

@@ -69,7 +69,7 @@ def search(
         storage: folder or URL; everything lies in STORAGE/NAME.
         wanted_at_once: trials side by side; None takes as many as there is room for.
         dry_run: say what it will take, and stop.
-        final: evaluate the winner on the test split too, once.
+        final: evaluate the winner on the test split instead of the validation split.
 
     Returns:
         The content of report/search.json; with `dry_run` the estimate.
@@ -94,7 +94,8 @@ def search(
         "search": json.loads(json.dumps(asdict(options))),
         "space": describe(space),
     }
-    claim(store, "search.json", identity)
+    if not dry_run:
+        claim(store, "search.json", identity)
     side_by_side = at_once(config.training, wanted_at_once)
     trainings = options.trials + len(options.winner_seeds)
     estimate = together({name: config}, {name: trainings}, prepared.store.root, {name: features})

@@ -43,14 +43,12 @@ class Ended:
         trial: Ray Tune's id of it.
         values: that it was called with.
         last: what it reported last; empty where it never did.
-        curve: all that it reported.
         failure: one line where it failed.
     """
 
     trial: str
     values: dict[str, Any]
     last: dict[str, Any] = field(default_factory=dict)
-    curve: tuple[dict[str, Any], ...] = ()
     failure: str | None = None
 
 
@@ -161,8 +159,7 @@ def run_trials(
             tune_config=config,
             run_config=tune.RunConfig(name=name, storage_path=base, callbacks=callbacks, verbose=0, **place),
         )
-    results = tuner.fit()
-    return [_ended(trial, result) for trial, result in zip(results._experiment_analysis.trials, results, strict=True)]
+    return [_ended(trial) for trial in tuner.fit()._experiment_analysis.trials]
 
 
 def arrow_filesystem(store: Store) -> Any:
@@ -172,13 +169,10 @@ def arrow_filesystem(store: Store) -> Any:
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store.fsspec))
 
 
-def _ended(trial: Trial, result: Any) -> Ended:
-    frame = result.metrics_dataframe
-    curve = () if frame is None else tuple(frame.to_dict("records"))
+def _ended(trial: Trial) -> Ended:
     return Ended(
         trial=trial.trial_id,
         values=dict(trial.config),
         last=dict(trial.last_result or {}),
-        curve=curve,
         failure=failure_of(trial) if trial.status == Trial.ERROR else None,
     )

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
 import pytest
 from mlflow import MlflowClient
 
-from jobs import REPOSITORY
+from jobs import REPOSITORY, Running, running
 from prepared_examples import simulated_and_prepared
 
-pytestmark = [pytest.mark.distributed, pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.distributed, pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(3600)]
 
 TRIALS, KILLED_AFTER = 12, 4
 
 
-def command(folder: Path, *more: str) -> list[str]:
+def search(folder: Path, log: str) -> AbstractContextManager[Running]:
     options = ["--data", str(folder / "data"), "--storage", str(folder / "runs"), "--name", "lambda"]
     options += ["--trials", str(TRIALS), "--training.epochs", "4", "--grace-epochs", "1", "--reduction", "2"]
-    options += ["--winner-seeds", "101", "102", *more]
-    return [sys.executable, str(REPOSITORY / "tune" / "search.py"), "tuning_examples:small", *options]
-
-
-def environment() -> dict[str, str]:
+    options += ["--winner-seeds", "101", "102"]
     paths = [str(REPOSITORY), str(REPOSITORY / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {"PYTHONPATH": os.pathsep.join(paths)}
+    return running(folder / log, "search", "tuning_examples:small", *options, environment=environment, folder="tune")
 
 
 def models(folder: Path) -> dict[str, int]:
@@ -41,22 +36,18 @@ def models(folder: Path) -> dict[str, int]:
 
 def test_twelve_trials_survive_a_kill_and_repeat_nothing(tmp_path: Path) -> None:
     simulated_and_prepared(tmp_path, patients=150, studies=300)
-    with (tmp_path / "first.log").open("w") as log:
-        first = subprocess.Popen(command(tmp_path), stdout=log, stderr=log, env=environment())
-        end = time.monotonic() + 1200
-        while f"{KILLED_AFTER} of {TRIALS} after" not in (tmp_path / "first.log").read_text():
-            assert first.poll() is None, (tmp_path / "first.log").read_text()[-4000:]
-            assert time.monotonic() < end, (tmp_path / "first.log").read_text()[-4000:]
-            time.sleep(0.5)
-        mine = psutil.Process(first.pid).children(recursive=True)
-        first.kill()
+    with search(tmp_path, "first.log") as first:
+        first.wait_for(f"{KILLED_AFTER} of {TRIALS} after", timeout=1200)
+        mine = first.descendants("")
+        first.process.kill()
         first.wait()
+        # Actors follow their driver by themselves; two small agents of Ray would stay.
         for each in psutil.wait_procs(mine, timeout=20)[1]:
             each.kill()
     before = models(tmp_path)
     assert before
-    again = subprocess.run(command(tmp_path), capture_output=True, text=True, env=environment(), check=False)
-    assert again.returncode == 0, again.stderr[-4000:]
+    with search(tmp_path, "again.log") as again:
+        assert again.wait(2000) == 0, again.text()[-4000:]
     assert {name: time for name, time in models(tmp_path).items() if name in before} == before
     report = tmp_path / "runs" / "lambda" / "report"
     found = json.loads((report / "search.json").read_text())

@@ -71,11 +71,13 @@ class Running:
 
 
 @contextmanager
-def running(log: Path, name: str, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[Running]:
-    """Start jobs/<name>.py in the background; it and its children are gone afterwards, whatever happens."""
+def running(
+    log: Path, name: str, *arguments: str, environment: dict[str, str] | None = None, folder: str = "jobs"
+) -> Iterator[Running]:
+    """Start FOLDER/<name>.py in the background; it and its children are gone afterwards, whatever happens."""
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, f"jobs/{name}.py", *arguments],
+            [sys.executable, f"{folder}/{name}.py", *arguments],
             cwd=REPOSITORY,
             stdout=out,
             stderr=subprocess.STDOUT,

@@ -14,6 +14,7 @@ from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.model.ecg_moe import ECGMoE, Output, fuse
 from ecgmoe.model.frontend import cut_beats
+from ecgmoe.model.gating import ExpertGate
 from ecgmoe.model.losses import info_nce_sum, task_losses
 from model_examples import TASKS, batch, model, statistics
 
@@ -180,3 +181,14 @@ def test_no_batch_normalisation_anywhere() -> None:
 
 def test_the_output_of_a_seed_is_reproducible(tmp_path: Path) -> None:
     close(model(seed=5)(batch()), model(seed=5)(batch()))
+
+
+def test_the_gates_temperature_divides_its_logits() -> None:
+    conditioning = torch.randn(3, 2, 7)
+    gates = {}
+    for temperature in (1.0, 2.0):
+        torch.manual_seed(0)
+        gates[temperature] = ExpertGate(2, 7, 5, temperature)(conditioning, slice(None)).double()
+    expected = (gates[1.0].log() / 2).softmax(-1)
+    torch.testing.assert_close(gates[2.0], expected, rtol=1e-5, atol=1e-6)
+    assert (gates[2.0].amax(-1) < gates[1.0].amax(-1)).all()

@@ -164,3 +164,17 @@ def test_an_unknown_variant_is_refused_before_anything_trains(data: Path, tmp_pa
     with pytest.raises(ValueError, match="unknown variant 'resnet'"):
         cross_validate(CONFIG, ("ecg_moe", "resnet"), data=str(data), name="x", storage=str(tmp_path))
     assert not fakes.trained
+
+
+def test_a_training_that_fails_is_named_with_its_reason(
+    data: Path, tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(call: Any, space: dict[str, Any], **_: Any) -> list[Ended]:
+        names = space["cell"]["grid_search"]
+        return [
+            Ended(trial=name, values={"cell": name}, failure="no room" if "fold1" in name else None) for name in names
+        ]
+
+    monkeypatch.setattr(cells, "run_trials", fails)
+    with pytest.raises(ValueError, match=r"2 of 6 trainings failed.*ecg_moe-fold1-seed0: no room"):
+        compare(data, tmp_path, seeds=(0,))
