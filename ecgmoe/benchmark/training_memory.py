@@ -124,13 +124,15 @@ def _rank(rank: int, folder: str, config: RunConfig) -> dict[str, Any]:
 
 
 def _train(config: RunConfig) -> dict[str, Any]:
+    from ecgmoe.training.engine import destroy
+
     base = _held()
     training = NoiseTraining(config)
     for _ in range(STEPS):
         _forget_peak()
         training.step()
     peak, held = peak_bytes() - base, _held() - base
-    training.engine.destroy()
+    destroy(training.engine)
     return {"plan": asdict(training.plan), "peak": peak, "held": held}
 
 

@@ -14,6 +14,9 @@ from ecgmoe.training.config import TrainingConfig
 from ecgmoe.training.ddp import DDPEngine
 from ecgmoe.training.optimizer import make_optimizer, make_schedule
 
+LINEAR = nn.functional.linear
+"""Torch's own."""
+
 
 def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
     """DeepSpeed's own configuration for this run."""
@@ -65,6 +68,13 @@ def initialise(model: nn.Module, config: TrainingConfig, total_steps: int) -> An
     if config.zero_stage == 0:
         _keep_norm(engine)
     return engine
+
+
+def destroy(engine: Any) -> None:
+    """Let the engine go. ZeRO 3 replaces `torch.nn.functional.linear` for the whole process, by one that adds the bias after
+    the product and so rounds otherwise on some processors: whatever trains next in the process gets torch's own again."""
+    engine.destroy()
+    nn.functional.linear = LINEAR
 
 
 def _keep_norm(engine: Any) -> None:

@@ -28,7 +28,7 @@ from ecgmoe.training.average import WeightAverage
 from ecgmoe.training.build import build_backbones, build_model
 from ecgmoe.training.checkpoint import Position
 from ecgmoe.training.checkpoint_store import CheckpointStore
-from ecgmoe.training.engine import initialise
+from ecgmoe.training.engine import destroy, initialise
 from ecgmoe.training.faults import memory_advice
 from ecgmoe.training.fit_statistics import trained_on
 from ecgmoe.training.job import WorkerJob
@@ -279,4 +279,4 @@ def run_worker(job: WorkerJob, watch: Watch) -> dict[str, Any]:
             try:
                 return worker.run()
             except not_finite.BatchLeftOut:
-                worker.engine.destroy()
+                destroy(worker.engine)

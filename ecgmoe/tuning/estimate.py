@@ -128,6 +128,7 @@ def _steps(values: dict[str, Any], data: str, features: dict[str, str]) -> Measu
     import torch
     import torch.distributed as dist
 
+    from ecgmoe.training.engine import destroy
     from ecgmoe.training.watch import Watch
     from ecgmoe.training.worker import Worker
 
@@ -166,7 +167,7 @@ def _steps(values: dict[str, Any], data: str, features: dict[str, str]) -> Measu
             forward = (time.perf_counter() - started) / config.training.global_batch
         # ZeRO 3 has emptied the tensors themselves.
         counted = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in module.parameters()]
-        worker.engine.destroy()
+        destroy(worker.engine)
         dist.destroy_process_group()
     steady = seconds[WARM_UP:] or seconds[-1:]
     return Measured(

@@ -49,7 +49,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     # Wide enough that ZeRO 3 shards attention's projections: small weights stay whole on every rank.
     wide = replace(BASE, model=replace(BASE.model, width=128))
     for stage in (0, 3):
-        training = replace(BASE.training, zero_stage=stage)
+        # AdamW takes steps as large for a gradient that is nothing but rounding.
+        training = replace(BASE.training, zero_stage=stage, optimizer="sgd")
         for name in ATTENTIVE:
             configs[f"{name} at {stage}"] = replace(variant(name, wide), training=training)
     jobs = [{**job_of(config, data), "features": embed_here(data, config.cached)} for config in configs.values()]
@@ -70,9 +71,8 @@ def test_it_trains(results: dict[str, dict[str, Any]], name: str) -> None:
 @pytest.mark.parametrize("name", ATTENTIVE)
 def test_attention_trains_sharded_as_whole(results: dict[str, dict[str, Any]], name: str) -> None:
     whole, sharded = (torch.tensor(results[f"{name} at {stage}"]["losses"]) for stage in (0, 3))
-    # The same sums at first; AdamW enlarges their rounding afterwards.
-    assert torch.allclose(sharded[0], whole[0], rtol=1e-5)
-    assert torch.allclose(sharded, whole, rtol=1e-3)
+    # The same sums in another order, over three steps.
+    assert torch.allclose(sharded, whole, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", LEFT_OUT)

@@ -20,6 +20,7 @@ def steps_with_mean(jobs: list[dict[str, Any]], steps: int, file: str) -> list[d
     """
     from ecgmoe.training.average import WeightAverage
     from ecgmoe.training.checkpoint import full_state
+    from ecgmoe.training.engine import destroy
     from ecgmoe.training.job import WorkerJob
     from ecgmoe.training.worker import Worker
 
@@ -47,7 +48,7 @@ def steps_with_mean(jobs: list[dict[str, Any]], steps: int, file: str) -> list[d
         results.append(
             {"weights": weights, "means": means, "again": again, "loaded": loaded, "metrics": [metrics, plain]}
         )
-        worker.engine.destroy()
+        destroy(worker.engine)
     return results
 
 

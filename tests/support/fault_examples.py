@@ -27,6 +27,7 @@ def run_with_an_extreme_label(jobs: list[dict[str, Any]], study: int) -> list[di
 def _run(job: dict[str, Any], study: int) -> dict[str, Any]:
     from ecgmoe.training import loader, worker
     from ecgmoe.training.checkpoint import full_state
+    from ecgmoe.training.engine import destroy
 
     last: list[Any] = []
 
@@ -46,7 +47,7 @@ def _run(job: dict[str, Any], study: int) -> dict[str, Any]:
         except FloatingPointError as fault:
             error = str(fault)
     state = full_state(last[0].engine)
-    last[0].engine.destroy()
+    destroy(last[0].engine)
     finite = all(bool(value.isfinite().all()) for value in state.values() if value.is_floating_point())
     return {"state": state, "finite": finite, "error": error}
 

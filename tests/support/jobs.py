@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "RAY_ADDRESS": "local", "PYTHONUNBUFFERED": "1"}
 
 
-def job(name: str, *arguments: str, expect: int = 0, timeout: float = 300, address: str = "local") -> str:
+def job(name: str, *arguments: str, expect: int = 0, timeout: float = 900, address: str = "local") -> str:
     """Run jobs/<name>.py to its end; returns what it printed and checks its exit code.
 
     `address` is a running Ray's, where starting one for each job would take too long.
@@ -46,7 +46,7 @@ class Running:
         """What it printed so far."""
         return self.log.read_text(errors="replace")
 
-    def wait_for(self, needle: str, *, times: int = 1, timeout: float = 240) -> None:
+    def wait_for(self, needle: str, *, times: int = 1, timeout: float = 600) -> None:
         """Wait until it printed `needle` so often; fails with its output when it ends or the time is over."""
         end = time.monotonic() + timeout
         while self.text().count(needle) < times:
@@ -54,7 +54,7 @@ class Running:
             assert time.monotonic() < end, f"did not say {needle!r} in {timeout} s:\n{self.text()}"
             time.sleep(0.2)
 
-    def wait(self, timeout: float = 240) -> int:
+    def wait(self, timeout: float = 600) -> int:
         """Its exit code."""
         return self.process.wait(timeout)
 

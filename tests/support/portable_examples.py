@@ -71,6 +71,7 @@ def steps(engine: deepspeed.DeepSpeedEngine, first: int, count: int) -> list[flo
 def write_portable(cases: list[tuple[int, str]], root: str) -> list[list[float]]:
     """Train at each (stage, optimiser), write root/<stage>-<optimiser>; returns the losses of the next steps."""
     from ecgmoe.training import portable
+    from ecgmoe.training.engine import destroy
 
     found = []
     for stage, optimizer in cases:
@@ -80,7 +81,7 @@ def write_portable(cases: list[tuple[int, str]], root: str) -> list[list[float]]
         folder.mkdir(parents=True, exist_ok=True)
         portable.save(engine, folder)
         found.append(steps(engine, STEPS, STEPS))
-        engine.destroy()
+        destroy(engine)
     return found
 
 
@@ -91,6 +92,7 @@ def carry_portable(cases: list[tuple[str, int, str]], root: str) -> list[dict[st
         By case: losses of the next steps, and whether the file is the same one byte for byte.
     """
     from ecgmoe.training import portable
+    from ecgmoe.training.engine import destroy
 
     found: list[dict[str, Any]] = []
     for source, stage, optimizer in cases:
@@ -102,5 +104,5 @@ def carry_portable(cases: list[tuple[str, int, str]], root: str) -> list[dict[st
         dist.barrier()
         same = (again / portable.FILE).read_bytes() == (Path(root) / source / portable.FILE).read_bytes()
         found.append({"same": same, "losses": steps(engine, STEPS, STEPS), "rate": engine.get_lr()})
-        engine.destroy()
+        destroy(engine)
     return found

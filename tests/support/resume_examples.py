@@ -56,6 +56,7 @@ def run_jobs(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _run(job: dict[str, Any], stops: list[int | str]) -> dict[str, Any]:
     from ecgmoe.training import worker as module
     from ecgmoe.training.checkpoint import full_state
+    from ecgmoe.training.engine import destroy
 
     seen: dict[int, list[list[int]]] = {}
     for stop in [*stops, None]:
@@ -75,7 +76,7 @@ def _run(job: dict[str, Any], stops: list[int | str]) -> dict[str, Any]:
             state = full_state(worker.engine)
             with worker.average.shown():
                 mean = full_state(worker.engine)
-            worker.engine.destroy()
+            destroy(worker.engine)
     made = sum(len(attempts) for attempts in seen.values())
     found = {"state": state, "mean": mean, "reported": reported, "made": made}
     return {**found, "seen": {step: each[-1] for step, each in seen.items()}}
@@ -128,6 +129,7 @@ def _go_on(job: dict[str, Any], source: str | None, write: str | None, steps: in
     from ecgmoe.training import checkpoint
     from ecgmoe.training.checkpoint import Position, full_state
     from ecgmoe.training.collectives import sum_over_ranks
+    from ecgmoe.training.engine import destroy
     from ecgmoe.training.progress import Progress
     from ecgmoe.training.validation import validate
     from ecgmoe.training.worker import Worker
@@ -150,5 +152,5 @@ def _go_on(job: dict[str, Any], source: str | None, write: str | None, steps: in
             dist.barrier()
     assert len(losses) == steps, f"the epoch has {len(losses)} steps"
     state = full_state(worker.engine)
-    worker.engine.destroy()
+    destroy(worker.engine)
     return {"losses": losses, "seen": seen, "gradient": gradient, "state": state, "metrics": metrics}

@@ -43,6 +43,7 @@ def train_some(
     """
     from ecgmoe.training.checkpoint import full_state
     from ecgmoe.training.collectives import sum_over_ranks
+    from ecgmoe.training.engine import destroy
     from ecgmoe.training.worker import Worker
 
     results = []
@@ -67,7 +68,7 @@ def train_some(
         state = full_state(worker.engine)
         result = {"losses": losses, "norms": norms, "start": start, "state": state, "trained": trained}
         results.append({**result, "gradients": kept})
-        worker.engine.destroy()
+        destroy(worker.engine)
     return results
 
 
@@ -120,6 +121,7 @@ def optimizer_state(configs: list[RunConfig]) -> list[dict[str, Any]]:
         of all and of trained parameters, and how many frozen parameters have a gradient.
     """
     from ecgmoe.benchmark.training_memory import NoiseTraining
+    from ecgmoe.training.engine import destroy
 
     results = []
     for config in configs:
@@ -152,5 +154,5 @@ def optimizer_state(configs: list[RunConfig]) -> list[dict[str, Any]]:
                 "frozen_with_gradient": sum(counted),
             }
         )
-        engine.destroy()
+        destroy(engine)
     return results
