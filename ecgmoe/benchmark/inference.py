@@ -35,11 +35,7 @@ def inference_benchmark(config: RunConfig, *, batches: tuple[int, ...] = (1, 32)
         By batch: milliseconds per record of each, and how many times as long as one pass of ECG-MoE the others take.
     """
     torch.set_num_threads(1)
-    models = {
-        ECG_MOE: [fresh_model(config)],
-        BASELINE: [fresh_model(variant(BASELINE, config))],
-        COPIES: [fresh_model(replace(config, tasks=(task,))) for task in config.tasks],
-    }
+    models = {name: models_of(config, name) for name in (ECG_MOE, BASELINE, COPIES)}
     result: dict[str, Any] = {
         "tasks": list(config.tasks),
         "parameters": {
@@ -63,6 +59,19 @@ def inference_benchmark(config: RunConfig, *, batches: tuple[int, ...] = (1, 32)
             },
         }
     return result
+
+
+def models_of(config: RunConfig, which: str) -> list[ECGMoE]:
+    """Those that together predict all tasks: ECG_MOE, BASELINE or COPIES."""
+    if which == COPIES:
+        return [fresh_model(replace(config, tasks=(task,))) for task in config.tasks]
+    return [fresh_model(variant(which, config))]
+
+
+def one_pass(models: list[ECGMoE], records: int) -> None:
+    """Predict so many records of noise on one thread."""
+    torch.set_num_threads(1)
+    _timed(models, noise(records))
 
 
 def fresh_model(config: RunConfig) -> ECGMoE:

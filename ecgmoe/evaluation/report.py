@@ -69,7 +69,7 @@ def rows(metrics: Mapping[str, Any], names: Sequence[str] = SHOWN) -> list[tuple
     beside = predictors(metrics)
     for task, metric, values in measured(metrics, names):
         interval = values.get(f"{metric}_ci")
-        start = (task, str(values["n"]), with_unit(metric, task), _better(metric))
+        start = (task, str(values["n"]), with_unit(metric, task), better(metric))
         shown = f"{number(interval[0])} .. {number(interval[1])}" if interval else ""
         others = [(values.get("beside", {}).get(name) or {}).get(metric) for name in beside]
         constant = values["constant"].get(metric)
@@ -86,7 +86,7 @@ def csv_rows(metrics: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """One row per task, metric and predictor, in the order of `CSV_HEADER`, in full precision."""
     table: list[tuple[Any, ...]] = []
     for task, metric, values in measured(metrics):
-        start = (task, metric, UNITS[task] if metric in IN_UNIT else "", _better(metric))
+        start = (task, metric, UNITS[task] if metric in IN_UNIT else "", better(metric))
         low, high = values.get(f"{metric}_ci") or (None, None)
         table.append((*start, "model", values["n"], values[metric], low, high))
         beside = {name: found or {} for name, found in values.get("beside", {}).items()}
@@ -104,7 +104,12 @@ def csv_rows(metrics: Mapping[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def difference_table(metrics: Mapping[str, Any], model: str) -> str:
-    """In Markdown: the model's figures minus those of each predictor beside it, with paired 95 % intervals."""
+    """`difference_rows` in Markdown."""
+    return markdown_rows(difference_rows(metrics, model)) + "\n"
+
+
+def difference_rows(metrics: Mapping[str, Any], model: str) -> list[tuple[str, ...]]:
+    """The head, and the model's figures minus those of each predictor beside it, with paired 95 % intervals."""
     table: list[tuple[str, ...]] = [("task", "metric", "better", f"{model} minus", "difference", "95 % interval", "")]
     for task, metric, values in measured(metrics, SHOWN):
         for name in predictors(metrics):
@@ -114,8 +119,8 @@ def difference_table(metrics: Mapping[str, Any], model: str) -> str:
                 continue
             shown = f"{number(interval[0])} .. {number(interval[1])}"
             verdict = _verdict(metric, *interval)
-            table.append((task, with_unit(metric, task), _better(metric), name, number(difference), shown, verdict))
-    return markdown_rows(table) + "\n"
+            table.append((task, with_unit(metric, task), better(metric), name, number(difference), shown, verdict))
+    return table
 
 
 def _verdict(metric: str, low: float, high: float) -> str:
@@ -194,7 +199,8 @@ def _apart(lines: list[str]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _better(metric: str) -> str:
+def better(metric: str) -> str:
+    """In which direction a metric is better."""
     if metric in NEAR_ZERO:
         return "near 0"
     return "higher" if metric in HIGHER else "lower"

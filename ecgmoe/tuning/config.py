@@ -41,3 +41,46 @@ class SearchConfig:
         require(self.grace_epochs >= 1, f"grace_epochs must be at least 1, got {self.grace_epochs}")
         require(self.reduction >= 2, f"reduction must be at least 2, got {self.reduction}")
         require(len(set(self.winner_seeds)) == len(self.winner_seeds), "winner_seeds: one is named twice")
+
+
+ProtocolName = Literal["own", "paper"]
+PAPER_PATIENTS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Which trainings stand behind each figure of a table.
+
+    Attributes:
+        seeds: of the trainings.
+        folds: each patient is tested in one of them.
+        folds_computed: some of them; none stands for all.
+        patients: drawn from the data; None takes all.
+        final: train on the data's own splits and open its test split, instead of folds.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    folds: int = 5
+    folds_computed: tuple[int, ...] = ()
+    patients: int | None = None
+    final: bool = False
+
+    def __post_init__(self) -> None:
+        require(bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "name each seed once, and at least one")
+        require(self.folds >= 2, f"folds must be at least 2, got {self.folds}")
+        wrong = sorted(set(self.folds_computed) - set(range(self.folds)))
+        require(not wrong, f"folds_computed names {wrong}, and there are the folds 0 to {self.folds - 1}")
+        require(not (self.final and self.folds_computed), "--final takes no folds: leave --folds-computed out")
+        require(self.patients is None or self.patients >= 1, f"patients must be at least 1, got {self.patients}")
+
+    @property
+    def computed(self) -> tuple[int, ...]:
+        """The folds that are computed, in order."""
+        return tuple(sorted(set(self.folds_computed))) or tuple(range(self.folds))
+
+    def line(self) -> str:
+        """What a reader must know of it."""
+        if self.final:
+            return "The test split was OPENED for this table by --final."
+        some = "" if len(self.computed) == self.folds else f" (only fold {', '.join(map(str, self.computed))})"
+        return f"{self.folds} folds by patient{some}; the test split stayed closed."

@@ -86,19 +86,20 @@ class Estimate:
         )
 
 
-def measure(config: RunConfig, data: str, features: dict[str, str]) -> Measured:
-    """Make some steps as one worker of this configuration does, in a process with that worker's resources.
+def measure(configs: Mapping[str, RunConfig], data: str, features: Mapping[str, dict[str, str]]) -> dict[str, Measured]:
+    """Make some steps as one worker of each configuration does, in one process with such a worker's resources.
 
     Args:
-        config: of the run.
+        configs: by name, all of them with a GPU or none.
         data: prepared folder.
-        features: feature key of each cached backbone.
+        features: feature key of each cached backbone, by name of the configuration.
     """
     connect()
-    use_gpu = config.training.use_gpu
-    remote = ray.remote(num_cpus=0 if use_gpu else 1, num_gpus=int(use_gpu), max_calls=1)(_steps)
+    use_gpu = any(config.training.use_gpu for config in configs.values())
+    remote = ray.remote(num_cpus=0 if use_gpu else 1, num_gpus=int(use_gpu), max_calls=1)(_measured)
     environment = {} if use_gpu else {"DS_ACCELERATOR": "cpu"}
-    return ray.get(remote.options(runtime_env={"env_vars": environment}).remote(to_dict(config), data, features))
+    plain = {name: to_dict(config) for name, config in configs.items()}
+    return ray.get(remote.options(runtime_env={"env_vars": environment}).remote(plain, data, dict(features)))
 
 
 def together(
@@ -114,14 +115,19 @@ def together(
     """
     rows = {split: len(split_rows(PreparedData(data).labels(), split)) for split in ("train", "validation")}
     hours, disk = 0.0, 0
+    measured = measure(configs, data, features)
     for name, config in configs.items():
-        training, found = config.training, measure(config, data, features[name])
+        training, found = config.training, measured[name]
         steps = rows["train"] // training.global_batch
         epoch = training.num_workers * steps * found.step_s + rows["validation"] * found.forward_s
         hours += counts[name] * training.epochs * epoch / 3600
         disk += counts[name] * found.disk_bytes
     gpu = any(config.training.use_gpu for config in configs.values())
     return Estimate(trainings=sum(counts.values()), worker_hours=hours, disk_bytes=disk, gpu=gpu)
+
+
+def _measured(configs: dict[str, Any], data: str, features: dict[str, dict[str, str]]) -> dict[str, Measured]:
+    return {name: _steps(values, data, features[name]) for name, values in configs.items()}
 
 
 def _steps(values: dict[str, Any], data: str, features: dict[str, str]) -> Measured:

@@ -8,78 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ecgmoe.config import RunConfig
-from ecgmoe.evaluation.predictions import prediction_table
+from cell_fakes import NOISE, Fakes
 from ecgmoe.evaluation.report import LINEAR
-from ecgmoe.inference.predict_split import wanted_labels
 from ecgmoe.pipeline.prepared import PreparedData
-from ecgmoe.pipeline.store import Store
-from ecgmoe.tasks import task_table
-from ecgmoe.tuning import cells
 from ecgmoe.tuning.crossvalidation import cross_validate
-from ecgmoe.tuning.trials import Ended
 from finished_runs import CONFIG
-from prepared_examples import map_here, simulated_and_prepared
-
-TASKS = task_table()
-NOISE = {"ecg_moe": 5.0, "residual_network": 15.0}
-"""Years by which a variant misses an age."""
+from prepared_examples import simulated_and_prepared
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return simulated_and_prepared(tmp_path_factory.mktemp("crossvalidation"), patients=90, studies=150)
-
-
-class Fakes:
-    """Stand where training, prediction and Ray Tune are, which need Ray."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.trained: list[tuple[str, int, str]] = []
-        self.fail_at: int | None = None
-        patch.setattr(cells, "embed", lambda *_, **__: {})
-        patch.setattr(cells, "train", self.train)
-        patch.setattr(cells, "predict_split", self.predict)
-        patch.setattr(cells, "at_once", lambda *_: 1)
-        patch.setattr(cells, "run_trials", self.run_trials)
-        from ecgmoe.evaluation import record_statistics
-
-        patch.setattr(record_statistics, "map_shards", map_here)
-
-    def run_trials(self, call: Any, space: dict[str, Any], **_: Any) -> list[Ended]:
-        every = [{"cell": name} for name in space["cell"]["grid_search"]]
-        for values in every:
-            call(values)
-        return [Ended(trial=values["cell"], values=values) for values in every]
-
-    def train(self, config: RunConfig, *, data: str, features: Any, name: str, storage: str, parent: Any) -> str:
-        if self.fail_at == len(self.trained):
-            raise KeyboardInterrupt
-        self.trained.append((name, config.training.seed, data.rsplit("/", 1)[1]))
-        backbones = [{"name": each.name, "provenance": None} for each in config.backbones]
-        Store(f"{storage}/{name}").write_json("model/config.json", {"backbones": backbones})
-        return f"{storage}/{name}/model"
-
-    def predict(self, model: str, data: str, split: str, workers: int) -> pa.Table:
-        name = model.split("/")[-2]
-        rng = np.random.default_rng(len(name))
-        labels = wanted_labels(PreparedData(data), split)
-        n = len(labels)
-        age = np.nan_to_num(np.array(labels["age_years"].to_pylist(), float), nan=50)
-        rhythm = rng.random((n, 15))
-        values = {
-            "rr": rng.normal(800, 50, n),
-            "age": age + rng.normal(0, NOISE[name.partition("-")[0]], n),
-            "sex": rng.random(n),
-            "potassium": rng.random(n),
-            "arrhythmia": rhythm / rhythm.sum(1, keepdims=True),
-        }
-        found = {key: value.astype(np.float32) for key, value in values.items()}
-        return prediction_table(found, labels, TASKS, rr_detected_ms=pa.array([800.0] * n, pa.float32()))
 
 
 @pytest.fixture
@@ -166,15 +108,7 @@ def test_an_unknown_variant_is_refused_before_anything_trains(data: Path, tmp_pa
     assert not fakes.trained
 
 
-def test_a_training_that_fails_is_named_with_its_reason(
-    data: Path, tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(call: Any, space: dict[str, Any], **_: Any) -> list[Ended]:
-        names = space["cell"]["grid_search"]
-        return [
-            Ended(trial=name, values={"cell": name}, failure="no room" if "fold1" in name else None) for name in names
-        ]
-
-    monkeypatch.setattr(cells, "run_trials", fails)
-    with pytest.raises(ValueError, match=r"2 of 6 trainings failed.*ecg_moe-fold1-seed0: no room"):
+def test_a_training_that_fails_is_named_with_its_reason(data: Path, tmp_path: Path, fakes: Fakes) -> None:
+    fakes.failing = {"ecg_moe-fold1-seed0", "residual_network-fold1-seed0"}
+    with pytest.raises(ValueError, match=r"2 of 6 trainings failed.*ecg_moe-fold1-seed0: lead V9 is unknown"):
         compare(data, tmp_path, seeds=(0,))
