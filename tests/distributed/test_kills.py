@@ -72,13 +72,21 @@ def killed_beside_whole(
     return kills, said
 
 
-def test_three_kills(tmp_path: Path) -> None:
-    kills, said = killed_beside_whole(tmp_path, ("checkpoint", "term", "driver"), 6)
+def check_two_kills(kills: Sequence[Kill], said: str) -> None:
     print(table(kills))
     # SIGTERM saves what is there.
     assert kills[1].resumed >= kills[1].step
     assert "SIGTERM: left, saved at step" in said
     assert "start again from the last checkpoint, 1 of 3" in said
+
+
+def test_a_killed_worker_and_sigterm(tmp_path: Path) -> None:
+    check_two_kills(*killed_beside_whole(tmp_path, ("checkpoint", "term"), 4))
+
+
+@pytest.mark.long
+def test_three_kills(tmp_path: Path) -> None:
+    check_two_kills(*killed_beside_whole(tmp_path, ("checkpoint", "term", "driver"), 6))
 
 
 @pytest.mark.long

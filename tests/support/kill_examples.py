@@ -115,7 +115,7 @@ def _back(process: Running, mark: int, kind: str, step: int, start: float) -> Ki
     return Kill(kind=kind, step=step, resumed=_number(resumed[-1]), lost_s=time.monotonic() - start)
 
 
-def _wait_for_step(process: Running, mark: int, step: int, timeout: float = 240) -> None:
+def _wait_for_step(process: Running, mark: int, step: int, timeout: float = 600) -> None:
     end = time.monotonic() + timeout
     while _last_step(process.text()[mark:]) < step:
         assert process.process.poll() is None, f"ended before step {step}:\n{process.text()}"
@@ -123,7 +123,7 @@ def _wait_for_step(process: Running, mark: int, step: int, timeout: float = 240)
         time.sleep(0.05)
 
 
-def _wait_for_unfinished(checkpoints: Path, process: Running, timeout: float = 240) -> None:
+def _wait_for_unfinished(checkpoints: Path, process: Running, timeout: float = 600) -> None:
     """Wait until a checkpoint is there and not committed."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
