@@ -8,7 +8,7 @@ The same name goes on where it stopped, and finished trainings are not computed 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
@@ -16,7 +16,7 @@ import tyro
 from ecgmoe.cli import parse, run_job, take_preset
 from ecgmoe.config import PRESETS, RunConfig
 from ecgmoe.home import home
-from ecgmoe.tuning.config import PAPER_PATIENTS, Protocol, ProtocolName
+from ecgmoe.tuning.config import Protocol
 from ecgmoe.tuning.tables import TableName, tables_of
 
 DESCRIPTION = f"{__doc__}\n\nPresets (first word, default tiny): {', '.join(PRESETS)}."
@@ -33,8 +33,7 @@ class Options:
         storage: folder or URL; $ECGMOE_HOME/runs by default.
         at_once: trainings side by side; by default as many as there is room for with their workers.
         dry_run: measure a short step of each variant, say how many trainings, hours and bytes it will take, and stop.
-        protocol: "paper" draws 10,000 patients, as the paper does, where --patients does not say otherwise.
-        own: seeds, folds, patients.
+        protocol: seeds and folds.
         config: of ECG-MoE; the variants follow from it, and training.seed is that of each round.
     """
 
@@ -44,17 +43,13 @@ class Options:
     storage: str
     at_once: int | None = None
     dry_run: bool = False
-    protocol: ProtocolName = "own"
-    own: Annotated[Protocol, tyro.conf.arg(name="")] = field(default_factory=Protocol)
+    protocol: Annotated[Protocol, tyro.conf.arg(name="")] = field(default_factory=Protocol)
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
 
 
 def main(argv: list[str]) -> None:
     _, preset, rest = take_preset(argv, PRESETS, "tiny")
     options = parse(Options, rest, DESCRIPTION, Options(storage=str(home() / "runs"), config=preset))
-    protocol = options.own
-    if options.protocol == "paper" and protocol.patients is None:
-        protocol = replace(protocol, patients=PAPER_PATIENTS)
     tables = tables_of(options.config, options.tables)
     if tables:
         from ecgmoe.tuning.ablation import ablate
@@ -63,7 +58,7 @@ def main(argv: list[str]) -> None:
         ablate(
             options.config,
             tables,
-            protocol,
+            options.protocol,
             data=options.data or default_data(DEMONSTRATION),
             name=options.name,
             storage=options.storage,

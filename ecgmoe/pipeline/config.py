@@ -14,6 +14,9 @@ from ecgmoe.ecg.reader_options import ReaderOptions
 ROW_GROUP_ROWS = 32
 """Rows per row group: records lie in the order of a hash of study_id, so a row group is a random sample of the data."""
 
+PAPER_PATIENTS = 10_000
+"""Of MIMIC-IV-ECG, in the paper's protocol (section 4)."""
+
 DatasetName = Literal["simulated", "mimic-iv-ecg", "ptbxl", "ludb", "cinc2021", "wfdb"]
 
 
@@ -42,7 +45,7 @@ class PrepareConfig:
 
 def paper() -> PrepareConfig:
     """The paper's protocol: 10,000 patients of MIMIC-IV-ECG (section 4; which ones, it does not say)."""
-    return PrepareConfig(index=IndexOptions(patients=10_000))
+    return PrepareConfig(index=IndexOptions(patients=PAPER_PATIENTS))
 
 
 PRESETS: dict[str, Callable[[], PrepareConfig]] = {"default": PrepareConfig, "paper": paper}

@@ -47,7 +47,7 @@ def write_folds(data: str, out: str, *, folds: int, seed: int = 0) -> list[str]:
     """
     require(folds >= 2, f"folds must be at least 2, got {folds}")
     whole = PreparedData(data)
-    if "fold" in whole.manifest:
+    if "records_from" in whole.manifest:
         raise StorageError(f"{whole.store.root} is a fold itself: name the folder {whole.records.root} it was cut from")
     store = Store(out)
     refuse_local(data=whole.store.root, storage=store.root)
@@ -61,55 +61,28 @@ def write_folds(data: str, out: str, *, folds: int, seed: int = 0) -> list[str]:
     for fold, split in enumerate(_splits(labels, folds, seed)):
         each = store / str(fold)
         roots.append(each.root)
-        if is_there(each, "fold", cut | {"fold": fold}):
+        if each.exists("manifest.json"):
+            if each.read_json("manifest.json")["fold"] != {**cut, "fold": fold}:
+                raise StorageError(
+                    f"{each.root} is a fold of other data, another number of folds or another seed: choose another name"
+                )
             continue
-        write_view(whole, each, split, fold=cut | {"fold": fold})
-    return roots
-
-
-def is_there(store: Store, key: str, about: dict[str, Any]) -> bool:
-    """Whether a view of prepared data was written already.
-
-    Args:
-        store: its folder.
-        key: of the manifest, which says what the view is.
-        about: what stands there.
-
-    Raises:
-        StorageError: the folder holds another view.
-    """
-    if not store.exists("manifest.json"):
-        return False
-    if store.read_json("manifest.json").get(key) != about:
-        raise StorageError(
-            f"{store.root} is a {key} of other data, or was cut otherwise (another number or another seed): choose another name"
+        place = labels.schema.get_field_index("split")
+        own = labels.set_column(
+            place, labels.schema.field("split"), pa.array(split).cast(labels.schema.field("split").type)
         )
-    return True
-
-
-def write_view(whole: PreparedData, store: Store, split: npt.NDArray[np.object_], **about: Any) -> None:
-    """Write a prepared folder with other splits and the records of another.
-
-    Args:
-        whole: prepared data.
-        store: folder of the view.
-        split: of each record, in the order of the labels.
-        about: more for its manifest.
-    """
-    labels = whole.labels()
-    field = labels.schema.field("split")
-    own = labels.set_column(labels.schema.get_field_index("split"), field, pa.array(split).cast(field.type))
-    with store.writing("labels.parquet") as file:
-        pq.write_table(own, file, compression="zstd")
-    names, counts = np.unique(split.astype(str), return_counts=True)
-    manifest: dict[str, Any] = {
-        **whole.manifest,
-        "labels_sha256": store.sha256("labels.parquet"),
-        "splits": dict(zip(names.tolist(), counts.tolist(), strict=True)),
-        "records_from": whole.records.root,
-        **about,
-    }
-    store.write_json("manifest.json", manifest)
+        with each.writing("labels.parquet") as file:
+            pq.write_table(own, file, compression="zstd")
+        names, counts = np.unique(split.astype(str), return_counts=True)
+        manifest: dict[str, Any] = {
+            **whole.manifest,
+            "labels_sha256": each.sha256("labels.parquet"),
+            "splits": dict(zip(names.tolist(), counts.tolist(), strict=True)),
+            "records_from": whole.store.root,
+            "fold": {**cut, "fold": fold},
+        }
+        each.write_json("manifest.json", manifest)
+    return roots
 
 
 def _splits(labels: pa.Table, folds: int, seed: int) -> list[npt.NDArray[np.object_]]:

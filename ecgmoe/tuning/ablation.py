@@ -20,10 +20,10 @@ from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import require, to_dict
 from ecgmoe.evaluation.report import RESEARCH_ONLY
 from ecgmoe.filesystem import temporary_folder
+from ecgmoe.pipeline.config import PAPER_PATIENTS
 from ecgmoe.pipeline.embed import embed
 from ecgmoe.pipeline.folds import write_folds
 from ecgmoe.pipeline.prepared import PreparedData
-from ecgmoe.pipeline.sample import write_sample
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training import tracking
 from ecgmoe.training.checkpoint_store import CheckpointStore
@@ -59,7 +59,7 @@ def ablate(
     Args:
         config: of ECG-MoE; the variants follow from it.
         tables: that are wanted; a variant that several have is trained once.
-        protocol: seeds, folds and patients.
+        protocol: seeds and folds.
         data: prepared folder.
         name: of the tables; the same name goes on where it stopped, and may get other tables and more seeds.
         storage: folder or URL; everything lies in STORAGE/NAME.
@@ -76,12 +76,14 @@ def ablate(
     names = tuple(dict.fromkeys(each for table in tables for each in table.variants))
     configs = {each: variant(each, config) for each in names}
     prepared, store = PreparedData(data), Store(storage) / name
+    if protocol.paper:
+        _require_papers_patients(prepared)
     with contextlib.ExitStack() as stack:
         # A dry run leaves nothing behind.
         place = Store(str(stack.enter_context(temporary_folder()))) if dry_run else store
         if not dry_run:
             claim(store, "table.json", _identity(config, prepared, protocol))
-        folders = _folders(prepared.store.root, place, protocol, fewer=dry_run)
+        folders = _folders(prepared.store.root, place, protocol)
         plan = Plan(configs=configs, folders=folders, split="test", store=store)
         cells = [Cell(variant=v, fold=f, seed=s) for s in protocol.seeds for f in folders for v in names]
         if dry_run:
@@ -101,15 +103,20 @@ def ablate(
 def _identity(config: RunConfig, data: PreparedData, protocol: Protocol) -> dict[str, Any]:
     """Seeds and tables may be added later, and folds computed later: each cell has an identity of its own."""
     about = {key: data.manifest[key] for key in ("dataset", "records_key", "labels_sha256")}
-    cut = {"patients": protocol.patients, "folds": None if protocol.final else protocol.folds}
-    return {"config": to_dict(config), "data": {"folder": data.store.root, **about}, "protocol": cut}
+    folds = None if protocol.final else protocol.folds
+    return {"config": to_dict(config), "data": {"folder": data.store.root, **about}, "folds": folds}
 
 
-def _folders(data: str, place: Store, protocol: Protocol, *, fewer: bool) -> dict[int | None, str]:
-    if protocol.patients:
-        data = write_sample(data, place.path("sample"), protocol.patients, fewer=fewer)
-        there = sum(PreparedData(data).manifest["splits"].get(split, 0) for split in ("train", "validation", "test"))
-        print(f"{protocol.patients:,} patients or all that there are: {there:,} records", flush=True)
+def _require_papers_patients(data: PreparedData) -> None:
+    found = data.manifest["index"].get("patients")
+    require(
+        found == PAPER_PATIENTS,
+        f"the paper's protocol takes {PAPER_PATIENTS:,} patients of MIMIC-IV-ECG, and {data.store.root} was prepared with "
+        f"{'all' if found is None else f'{found:,}'}: prepare with the preset paper (jobs/prepare.py paper --out ...)",
+    )
+
+
+def _folders(data: str, place: Store, protocol: Protocol) -> dict[int | None, str]:
     if protocol.final:
         return {None: data}
     roots = write_folds(data, place.path("folds"), folds=protocol.folds)

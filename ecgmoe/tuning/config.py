@@ -44,7 +44,8 @@ class SearchConfig:
 
 
 ProtocolName = Literal["own", "paper"]
-PAPER_PATIENTS = 10_000
+PAPER_SEEDS = 3
+"""The paper prints a mean and a spread, and does not say of how many trainings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +56,14 @@ class Protocol:
         seeds: of the trainings.
         folds: each patient is tested in one of them.
         folds_computed: some of them; none stands for all.
-        patients: drawn from the data; None takes all.
+        protocol: "paper" insists on the paper's number of patients and on three seeds; "own" on nothing.
         final: train on the data's own splits and open its test split, instead of folds.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     folds: int = 5
     folds_computed: tuple[int, ...] = ()
-    patients: int | None = None
+    protocol: ProtocolName = "own"
     final: bool = False
 
     def __post_init__(self) -> None:
@@ -71,7 +72,15 @@ class Protocol:
         wrong = sorted(set(self.folds_computed) - set(range(self.folds)))
         require(not wrong, f"folds_computed names {wrong}, and there are the folds 0 to {self.folds - 1}")
         require(not (self.final and self.folds_computed), "--final takes no folds: leave --folds-computed out")
-        require(self.patients is None or self.patients >= 1, f"patients must be at least 1, got {self.patients}")
+        require(
+            not self.paper or len(self.seeds) == PAPER_SEEDS,
+            f"the paper's protocol has {PAPER_SEEDS} seeds, got {len(self.seeds)}: leave --seeds or --protocol out",
+        )
+
+    @property
+    def paper(self) -> bool:
+        """Whether it is the paper's."""
+        return self.protocol == "paper"
 
     @property
     def computed(self) -> tuple[int, ...]:

@@ -78,7 +78,7 @@ def test_the_same_call_leaves_them_and_another_is_refused(data: Path, folds: lis
     before = [(out / str(n) / "labels.parquet").stat().st_mtime_ns for n in range(4)]
     write_folds(str(data), str(out), folds=4)
     assert [(out / str(n) / "labels.parquet").stat().st_mtime_ns for n in range(4)] == before
-    with pytest.raises(StorageError, match=r"folds/0 is a fold of other data, or was cut otherwise"):
+    with pytest.raises(StorageError, match=r"folds/0 is a fold of other data, another number of folds or another seed"):
         write_folds(str(data), str(out), folds=3)
     with pytest.raises(StorageError, match="is a fold itself"):
         write_folds(folds[0].store.root, str(data.parent / "again"), folds=2)

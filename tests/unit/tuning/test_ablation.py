@@ -120,9 +120,16 @@ def test_the_test_split_is_opened_by_final_alone(
 
 def test_a_name_stands_for_one_protocol(data: Path, tmp_path: Path, fakes: Fakes) -> None:
     tables(data, tmp_path, seeds=(0,))
-    with pytest.raises(ValueError, match=r"of another kind \(protocol.patients.*choose another --name"):
-        tables(data, tmp_path, seeds=(0,), patients=50)
+    with pytest.raises(ValueError, match=r"of another kind \(folds: 3 -> None.*choose another --name"):
+        tables(data, tmp_path, seeds=(0,), final=True)
     assert len(fakes.trained) == 6
+
+
+def test_the_papers_protocol_insists_on_its_patients(data: Path, tmp_path: Path, fakes: Fakes) -> None:
+    with pytest.raises(ValueError, match=r"takes 10,000 patients .* was prepared with all: prepare with the"):
+        tables(data, tmp_path, seeds=(0, 1, 2), protocol="paper")
+    assert not fakes.trained
+    assert not (tmp_path / "both").exists()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +139,7 @@ def test_a_name_stands_for_one_protocol(data: Path, tmp_path: Path, fakes: Fakes
         ({"folds": 1}, "folds must be at least 2"),
         ({"folds_computed": (5,)}, r"names \[5\], and there are the folds 0 to 4"),
         ({"folds_computed": (1,), "final": True}, "--final takes no folds"),
-        ({"patients": 0}, "patients must be at least 1"),
+        ({"protocol": "paper", "seeds": (0,)}, "the paper's protocol has 3 seeds, got 1"),
     ],
 )
 def test_wrong_protocols(changes: dict[str, Any], message: str) -> None:
