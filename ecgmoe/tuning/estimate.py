@@ -185,11 +185,13 @@ def _steps(values: dict[str, Any], data: str, features: dict[str, str]) -> Measu
 
 
 def _share_of_one(config: RunConfig) -> RunConfig:
-    """One worker with the share of the global batch that each has."""
+    """One worker with the share of the global batch that each has; the schedule of what is not trained would have no end."""
     training = config.training
     share = training.global_batch // training.num_workers
     slots = math.gcd(share, training.slots)
     return replace(
         config,
-        training=replace(training, num_workers=1, min_workers=0, global_batch=share, slots=slots),
+        training=replace(
+            training, num_workers=1, min_workers=0, global_batch=share, slots=slots, epochs=max(1, training.epochs)
+        ),
     )
