@@ -127,12 +127,20 @@ def together(
 
 
 def _measured(configs: dict[str, Any], data: str, features: dict[str, dict[str, str]]) -> dict[str, Measured]:
-    return {name: _steps(values, data, features[name]) for name, values in configs.items()}
+    import torch.distributed as dist
+
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    gpu = any(values["training"]["use_gpu"] for values in configs.values())
+    with tempfile.TemporaryDirectory() as folder:
+        # One for all: DeepSpeed keeps hold of the first.
+        dist.init_process_group("nccl" if gpu else "gloo", init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+        found = {name: _steps(values, data, features[name]) for name, values in configs.items()}
+        dist.destroy_process_group()
+    return found
 
 
 def _steps(values: dict[str, Any], data: str, features: dict[str, str]) -> Measured:
     import torch
-    import torch.distributed as dist
 
     from ecgmoe.training.engine import destroy
     from ecgmoe.training.watch import Watch
@@ -141,7 +149,6 @@ def _steps(values: dict[str, Any], data: str, features: dict[str, str]) -> Measu
     config = _share_of_one(from_dict(RunConfig, values))
     prepared = PreparedData(data, features)
     statistics = training_statistics(prepared, prepared.labels(), config)
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         job = WorkerJob(
             config=to_dict(config),
@@ -152,8 +159,6 @@ def _steps(values: dict[str, Any], data: str, features: dict[str, str]) -> Measu
             tracking_uri="unused",
             mlflow_run_id="unused",
         )
-        backend = "nccl" if config.training.use_gpu else "gloo"
-        dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
         worker = Worker(job, Watch(None, Store(folder), 0, math.inf))
         seconds, batch = [], None
         started = time.perf_counter()
@@ -174,7 +179,6 @@ def _steps(values: dict[str, Any], data: str, features: dict[str, str]) -> Measu
         # ZeRO 3 has emptied the tensors themselves.
         counted = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in module.parameters()]
         destroy(worker.engine)
-        dist.destroy_process_group()
     steady = seconds[WARM_UP:] or seconds[-1:]
     return Measured(
         step_s=sum(steady) / len(steady),
