@@ -71,6 +71,7 @@ def predict_split(
     split: str,
     leave_out: npt.NDArray[np.int64] | None = None,
     workers: int | None = None,
+    here: bool = False,
 ) -> pa.Table:
     """Predict every record of a split.
 
@@ -80,6 +81,7 @@ def predict_split(
         split: "train", "validation", "test", or "all" records.
         leave_out: study_id of records that are not predicted.
         workers: that predict; None takes what the cluster has.
+        here: predict in this process instead. Ray Data starts four others, which takes longer than a few hundred records.
 
     Returns:
         Predictions with labels, ordered by study_id.
@@ -90,6 +92,9 @@ def predict_split(
     refuse_local(data=data, model=model)
     labels = wanted_labels(PreparedData(data), split, leave_out)
     shards = [labels.filter(pc.equal(labels["shard"], shard)) for shard in pc.unique(labels["shard"])]
+    if here:
+        predict = PredictShard(model, data)
+        return pa.concat_tables([predict(shard) for shard in shards]).sort_by("study_id")
     step = (
         PredictShard,
         {"fn_constructor_kwargs": {"model": model, "data": data}, **actors(len(shards), workers=workers)},

@@ -20,6 +20,7 @@ from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.inference.predict_split import predict_split
 from ecgmoe.pipeline.embed import embed
+from ecgmoe.pipeline.nodes import alive_nodes
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training.identity import refuse_other_run, run_identity
@@ -145,8 +146,10 @@ def compute_cell(
     config, data = from_dict(RunConfig, configs[name]), folders[name]
     above = ParentRun(**parent) if parent else None
     model = train(config, data=data, features=features[name], name=name, storage=storage, parent=above)
+    # This process is on the node of the driver, which may be one without a GPU, or with no CPU to spare among many nodes.
+    here = not config.training.use_gpu and len(alive_nodes()) == 1
     # As many as trained: the others belong to the cells beside this one.
-    table = predict_split(model, data, split, workers=config.training.num_workers)
+    table = predict_split(model, data, split, workers=config.training.num_workers, here=here)
     with (Store(storage) / name).writing(f"predictions/{split}.parquet") as file:
         pq.write_table(table, file, compression="zstd")
 

@@ -38,6 +38,7 @@ class Fakes:
         patch.setattr(cells, "train", self.train)
         patch.setattr(cells, "predict_split", self.predict)
         patch.setattr(cells, "at_once", lambda *_: 1)
+        patch.setattr(cells, "alive_nodes", lambda: [{}])
         patch.setattr(cells, "run_trials", self.run_trials)
         from ecgmoe.evaluation import record_statistics
 
@@ -66,7 +67,7 @@ class Fakes:
             run.write_json("mlflow.json", {"tracking_uri": parent.uri, "run_id": run_id})
         return f"{storage}/{name}/model"
 
-    def predict(self, model: str, data: str, split: str, workers: int) -> pa.Table:
+    def predict(self, model: str, data: str, split: str, workers: int, here: bool) -> pa.Table:
         name = model.split("/")[-2]
         rng = np.random.default_rng(list(name.encode()))
         labels = wanted_labels(PreparedData(data), split)
