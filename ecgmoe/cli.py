@@ -76,7 +76,7 @@ def run_job(main: Callable[[list[str]], None]) -> None:
 
     SIGINT and SIGTERM (a scheduler's, `ray job stop`) end it in order, with exit codes 130 and 143.
     """
-    # As ray.init does later on, and training with more to say while it lasts.
+    # Training has more to say while it lasts.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
     # A pipe or a log file would otherwise see nothing until its buffer is full.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,6 +36,7 @@ def connect(num_cpus: int | None = None, *, dashboard: bool | None = None) -> No
         own: dict[str, Any] = {"num_cpus": num_cpus} if num_cpus and address else {}
         if dashboard is not None and address:
             own["include_dashboard"] = dashboard
+        before = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, **own)
         except OSError as error:
@@ -44,6 +47,9 @@ def connect(num_cpus: int | None = None, *, dashboard: bool | None = None) -> No
                 f"Ray cannot write its own files to {place} ({error.strerror}): free some space there, or set RAY_TMPDIR "
                 "to a folder on another disk"
             ) from error
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler, in C++, aborts the process with a list of addresses.
+            signal.signal(signal.SIGTERM, before)
 
 
 def gpus_per_actor(num_gpus: float | None) -> float:
