@@ -156,12 +156,15 @@ def test_the_training_command_is_one_that_train_understands_and_its_workers_have
     if training.use_gpu:
         assert training.num_workers == sum(group["replicas"] * gpus_of(group) for group in groups)
     else:
-        cpus = sum(
-            g["replicas"] * quantity(g["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
-            for g in groups
-        )
-        assert training.num_workers < cpus
+        assert training.num_workers < cpus_of(groups)
     assert training.use_gpu == (preset != "tiny")
+
+
+def cpus_of(groups: list[Document]) -> float:
+    return sum(
+        group["replicas"] * quantity(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+        for group in groups
+    )
 
 
 def entry_point(folder: str, name: str) -> Any:
@@ -176,7 +179,7 @@ def entry_point(folder: str, name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_the_tuning_command_is_one_that_search_understands(name: str) -> None:
+def test_the_tuning_command_is_one_that_search_understands_and_a_trial_has_room(name: str) -> None:
     job = named(name, "RayJob", "tune")["spec"]
     python, script, *options = shlex.split(job["entrypoint"])
     assert (python, script) == ("python", "/opt/ecgmoe/tune/search.py")
@@ -187,6 +190,13 @@ def test_the_tuning_command_is_one_that_search_understands(name: str) -> None:
     assert parsed.name != "search"
     assert parsed.storage.startswith(("/shared/", "s3://"))
     assert parsed.data
+    training = parsed.config.training
+    groups = job["rayClusterSpec"]["workerGroupSpecs"]
+    # Trials side by side take what there is; one alone has to fit, else every attempt is refused.
+    if training.use_gpu:
+        assert training.num_workers <= sum(group["replicas"] * gpus_of(group) for group in groups)
+    else:
+        assert training.num_workers < cpus_of(groups)
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
