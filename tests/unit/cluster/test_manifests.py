@@ -92,7 +92,12 @@ def test_the_network_is_closed_and_jobs_have_few_doors(name: str) -> None:
     jobs = policies["ray-jobs"]["ingress"]
     assert [port["port"] for rule in jobs for port in rule["ports"]] == [8265]
     who = [peer["podSelector"]["matchLabels"] for rule in jobs for peer in rule["from"]]
-    assert who == [{"app.kubernetes.io/component": "submitter"}, {"app.kubernetes.io/name": "kuberay"}]
+    # The label that the operator's pod has from KubeRay's Helm chart and from its kustomize manifest alike.
+    operator = {"app.kubernetes.io/component": "kuberay-operator"}
+    assert who == [{"app.kubernetes.io/component": "submitter"}, operator]
+    assert operator in [
+        peer.get("podSelector", {}).get("matchLabels") for rule in policies["serving"]["ingress"] for peer in rule["from"]
+    ]
     for job in of(name, "RayJob"):
         labels = job["spec"]["submitterPodTemplate"]["metadata"]["labels"]
         assert labels["app.kubernetes.io/component"] == "submitter"
