@@ -34,23 +34,42 @@ def _list(items: Document) -> Document:
     return {"type": "array", "items": items, "minItems": 1}
 
 
-_SELECTOR = _object({"matchLabels": {"type": "object", "additionalProperties": {"type": "string"}}}, "matchLabels")
+_TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+METADATA = _object({**_strings("name", "namespace"), "labels": _TEXTS, "annotations": _TEXTS}, "name")
+"""What the manifests of own kinds say about themselves; the API server knows more, and drops what it does not know."""
+
+_SELECTOR = _object({"matchLabels": _TEXTS}, "matchLabels")
 _RELABELING = _object(
     {"sourceLabels": _list({"type": "string"}), **_strings("targetLabel")}, "sourceLabels", "targetLabel"
 )
 _ENDPOINT = _object({**_strings("port", "interval"), "relabelings": _list(_RELABELING)}, "port")
 _RULE = _object(
-    {**_strings("alert", "expr", "for"), "labels": {"type": "object"}, "annotations": {"type": "object"}},
+    {**_strings("alert", "expr", "for"), "labels": _TEXTS, "annotations": _TEXTS},
     "alert",
     "expr",
 )
-PROMETHEUS = {
+_SPECS = {
     "PodMonitor": _object(
         {"selector": _SELECTOR, "podMetricsEndpoints": _list(_ENDPOINT)}, "selector", "podMetricsEndpoints"
     ),
     "PrometheusRule": _object(
         {"groups": _list(_object({**_strings("name"), "rules": _list(_RULE)}, "name", "rules"))}, "groups"
     ),
+}
+PROMETHEUS = {
+    kind: _object(
+        {
+            "apiVersion": {"const": "monitoring.coreos.com/v1"},
+            "kind": {"const": kind},
+            "metadata": METADATA,
+            "spec": spec,
+        },
+        "apiVersion",
+        "kind",
+        "metadata",
+        "spec",
+    )
+    for kind, spec in _SPECS.items()
 }
 """The Prometheus operator's schemas are not at hand: the part of its API that these manifests use, by its documentation."""
 
@@ -72,7 +91,7 @@ def check(document: Document) -> None:
     if group in ("ray.io", "kueue.x-k8s.io"):
         jsonschema.Draft202012Validator(_crd(document["kind"], document["apiVersion"])).validate(document)
     elif group == "monitoring.coreos.com":
-        jsonschema.Draft202012Validator(PROMETHEUS[document["kind"]]).validate(document["spec"])
+        jsonschema.Draft202012Validator(PROMETHEUS[document["kind"]]).validate(document)
     else:
         try:
             kubernetes_validate.validate(document, KUBERNETES, strict=True)
@@ -107,7 +126,8 @@ def _crd(kind: str, api_version: str) -> Document:
             if each["name"] == version and each["served"]:
                 schema = _strict(each["schema"]["openAPIV3Schema"])
                 # Every object has these; the definition leaves them to the API server.
-                schema["properties"]["metadata"] = {"type": "object"}
+                schema["properties"]["metadata"] = METADATA
+                schema["required"] = sorted({*schema.get("required", []), "metadata", "spec"})
                 return schema
     raise LookupError(f"there is no definition of {kind} {api_version} in {CRDS}")
 
@@ -158,9 +178,9 @@ def pod_specs(document: Document) -> Iterator[tuple[str, Document]]:
 
 
 def changed(document: Document, path: str, value: Any) -> Document:
-    """A copy with another value at a path such as spec/entrypoint."""
+    """A copy with another value at a path such as spec/entrypoint; ~1 is a slash in a name."""
     copied = copy.deepcopy(document)
-    *way, last = path.split("/")
+    *way, last = [part.replace("~1", "/") for part in path.split("/")]
     place: Any = copied
     for part in way:
         place = place[int(part)] if isinstance(place, list) else place[part]

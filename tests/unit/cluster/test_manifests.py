@@ -96,7 +96,9 @@ def test_the_network_is_closed_and_jobs_have_few_doors(name: str) -> None:
     operator = {"app.kubernetes.io/component": "kuberay-operator"}
     assert who == [{"app.kubernetes.io/component": "submitter"}, operator]
     assert operator in [
-        peer.get("podSelector", {}).get("matchLabels") for rule in policies["serving"]["ingress"] for peer in rule["from"]
+        peer.get("podSelector", {}).get("matchLabels")
+        for rule in policies["serving"]["ingress"]
+        for peer in rule["from"]
     ]
     for job in of(name, "RayJob"):
         labels = job["spec"]["submitterPodTemplate"]["metadata"]["labels"]
@@ -297,13 +299,43 @@ def test_alerts_ask_for_metrics_that_there_are(name: str) -> None:
     known = {f"ray_ecgmoe_{metric}{'_total' if told.counts else ''}" for metric, told in METRICS.items()}
     rules = named(name, "PrometheusRule", "ecgmoe")["spec"]["groups"][0]["rules"]
     for rule in rules:
-        asked = set(re.findall(r"ray_ecgmoe_\w+", rule["expr"]))
-        assert asked
-        assert asked <= known
+        asked = metrics_asked_for(rule["expr"])
+        assert asked, rule["alert"]
+        assert asked <= known, rule["alert"]
         page, _, message = rule["annotations"]["runbook"].partition(", ")
         assert message.lower() in (REPOSITORY / page).read_text().lower(), rule["alert"]
     ports = {endpoint["port"] for each in of(name, "PodMonitor") for endpoint in each["spec"]["podMetricsEndpoints"]}
     assert ports == {"metrics"}
+
+
+def metrics_asked_for(expression: str) -> set[str]:
+    """Names of metrics in a PromQL expression of this simple kind; whether it means what it should is not looked at.
+
+    Raises:
+        ValueError: its brackets do not close.
+    """
+    unquoted = re.sub(r'"[^"]*"', "", expression)
+    opened: list[str] = []
+    for sign in re.findall(r"[()\[\]{}]", unquoted):
+        if sign in "([{":
+            opened.append({"(": ")", "[": "]", "{": "}"}[sign])
+        elif not opened or opened.pop() != sign:
+            raise ValueError(f"{sign} closes nothing in {expression!r}")
+    if opened:
+        raise ValueError(f"{opened[-1]} is missing in {expression!r}")
+    # Without labels, ranges and the labels that are summed over or matched on, and without functions.
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(by|without|on|ignoring)\s*\([^)]*\)", " ", unquoted)
+    words = set(re.findall(r"(?<![\w.])[a-zA-Z_:][\w:]*\b(?!\s*\()", bare))
+    aggregations = {"sum", "max", "min", "avg", "count"}
+    return words - aggregations - {"and", "or", "unless", "offset", "bool"}
+
+
+def test_metrics_are_found_in_expressions() -> None:
+    asked = metrics_asked_for('max by (run) (changes(a_total{kind=~"b|c("}[45m])) > 0.5 and on (run) d offset 45m == 1')
+    assert asked == {"a_total", "d"}
+    for broken in ("max(a", "max(a))", "a[5m}", "max by (run (a)"):
+        with pytest.raises(ValueError, match="closes nothing|is missing"):
+            metrics_asked_for(broken)
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

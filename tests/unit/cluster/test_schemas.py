@@ -56,7 +56,17 @@ BROKEN = [
     ("PersistentVolumeClaim", "ecgmoe-shared", "spec/accessModes", "ReadWriteMany"),
     ("Deployment", "mlflow", "spec/template/spec/automountServiceAccountTokens", False),
     ("ConfigMap", "ecgmoe-environment", "data/ECGMOE_SHARED_MOUNT", 1),
+    ("RayJob", "train", "metadata/lables", {"app.kubernetes.io/component": "train"}),
+    ("RayJob", "train", "metadata/labels/app.kubernetes.io~1component", True),
+    ("RayJob", "train", "specs", {}),
+    ("RayCluster", "ecgmoe", "spec/headGroupSpec/template/metadata/lables", {"ray.io/node-type": "head"}),
+    ("NetworkPolicy", "default-deny", "metadata/lables", {}),
     ("PodMonitor", "ray-heads", "spec/selectors", {}),
+    ("PodMonitor", "ray-heads", "metadata/lables", {}),
+    ("PodMonitor", "ray-heads", "specs", {}),
+    ("PodMonitor", "ray-heads", "apiVersion", "monitoring.coreos.com/v9"),
+    ("PrometheusRule", "ecgmoe", "apiVersion", "monitoring.coreos.com/v9"),
+    ("PrometheusRule", "ecgmoe", "spec/groups/0/rules/0/labels/severity", 1),
     ("PrometheusRule", "ecgmoe", "spec/groups/0/rules/0/expression", "1"),
 ]
 
