@@ -334,7 +334,7 @@ def test_metrics_are_found_in_expressions() -> None:
     asked = metrics_asked_for('max by (run) (changes(a_total{kind=~"b|c("}[45m])) > 0.5 and on (run) d offset 45m == 1')
     assert asked == {"a_total", "d"}
     for broken in ("max(a", "max(a))", "a[5m}", "max by (run (a)"):
-        with pytest.raises(ValueError, match="closes nothing|is missing"):
+        with pytest.raises(ValueError, match=r"closes nothing|is missing"):
             metrics_asked_for(broken)
 
 
