@@ -42,7 +42,9 @@ _SELECTOR = _object({"matchLabels": _TEXTS}, "matchLabels")
 _RELABELING = _object(
     {"sourceLabels": _list({"type": "string"}), **_strings("targetLabel")}, "sourceLabels", "targetLabel"
 )
-_ENDPOINT = _object({**_strings("port", "interval"), "relabelings": _list(_RELABELING)}, "port")
+_ENDPOINT = _object(
+    {**_strings("port", "interval"), "honorLabels": {"type": "boolean"}, "relabelings": _list(_RELABELING)}, "port"
+)
 _RULE = _object(
     {**_strings("alert", "expr", "for"), "labels": _TEXTS, "annotations": _TEXTS},
     "alert",
@@ -50,7 +52,13 @@ _RULE = _object(
 )
 _SPECS = {
     "PodMonitor": _object(
-        {"selector": _SELECTOR, "podMetricsEndpoints": _list(_ENDPOINT)}, "selector", "podMetricsEndpoints"
+        {
+            "namespaceSelector": _object({"matchNames": _list({"type": "string"})}, "matchNames"),
+            "selector": _SELECTOR,
+            "podMetricsEndpoints": _list(_ENDPOINT),
+        },
+        "selector",
+        "podMetricsEndpoints",
     ),
     "PrometheusRule": _object(
         {"groups": _list(_object({**_strings("name"), "rules": _list(_RULE)}, "name", "rules"))}, "groups"

@@ -297,15 +297,23 @@ def test_the_server_is_told_what_it_understands(name: str) -> None:
 @pytest.mark.parametrize("name", WITH_KUEUE)
 def test_alerts_ask_for_metrics_that_there_are(name: str) -> None:
     known = {f"ray_ecgmoe_{metric}{'_total' if told.counts else ''}" for metric, told in METRICS.items()}
-    rules = named(name, "PrometheusRule", "ecgmoe")["spec"]["groups"][0]["rules"]
-    for rule in rules:
+    # Of KubeRay's operator, by its documentation.
+    known |= {"kuberay_job_deployment_status"}
+    for rule in [
+        rule for group in named(name, "PrometheusRule", "ecgmoe")["spec"]["groups"] for rule in group["rules"]
+    ]:
         asked = metrics_asked_for(rule["expr"])
         assert asked, rule["alert"]
         assert asked <= known, rule["alert"]
         page, _, message = rule["annotations"]["runbook"].partition(", ")
         assert message.lower() in (REPOSITORY / page).read_text().lower(), rule["alert"]
-    ports = {endpoint["port"] for each in of(name, "PodMonitor") for endpoint in each["spec"]["podMetricsEndpoints"]}
-    assert ports == {"metrics"}
+    monitors = {each["metadata"]["name"]: each["spec"] for each in of(name, "PodMonitor")}
+    ports = {one: each["podMetricsEndpoints"][0]["port"] for one, each in monitors.items()}
+    assert ports == {"ray-heads": "metrics", "ray-workers": "metrics", "kuberay-operator": "http"}
+    operator = monitors["kuberay-operator"]
+    assert operator["namespaceSelector"] == {"matchNames": ["kuberay-system"]}
+    # Else the label namespace, by which the alerts choose, would be the operator's.
+    assert operator["podMetricsEndpoints"][0]["honorLabels"] is True
 
 
 def metrics_asked_for(expression: str) -> set[str]:
