@@ -290,8 +290,16 @@ def test_the_server_is_told_what_it_understands(name: str) -> None:
         secret = next(each for each in pod["volumes"] if each["name"] == mounted["/secrets/serve"]["name"])["secret"]
         # serving/token.py refuses what everybody can read.
         assert secret["defaultMode"] & 0o007 == 0
-        assert mounted["/shared/runs"]["readOnly"] is True
-        assert "/shared" not in mounted
+        # Of the shared volume the model alone, and only to read.
+        claims = {each["name"] for each in pod["volumes"] if "persistentVolumeClaim" in each}
+        shared = [each for each in mounted.values() if each["name"] in claims]
+        if config.model.startswith("s3://"):
+            assert claims == set()
+        else:
+            below = config.model.removeprefix("/shared/")
+            assert shared == [{"name": "shared", "mountPath": config.model, "subPath": below, "readOnly": True}]
+        secrets = [each["secretRef"]["name"] for each in pod["containers"][0]["envFrom"] if "secretRef" in each]
+        assert secrets == ["ecgmoe-s3-read"]
 
 
 @pytest.mark.parametrize("name", WITH_KUEUE)
