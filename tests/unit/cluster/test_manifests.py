@@ -103,6 +103,46 @@ def test_the_network_is_closed_and_jobs_have_few_doors(name: str) -> None:
     for job in of(name, "RayJob"):
         labels = job["spec"]["submitterPodTemplate"]["metadata"]["labels"]
         assert labels["app.kubernetes.io/component"] == "submitter"
+    # Which Ray pods may talk to which, and to MLflow. KubeRay adds the label is-ray-node.
+    parts = {
+        document["metadata"]["name"]: group["template"]["metadata"]["labels"] | {"ray.io/is-ray-node": "yes"}
+        for document in documents(name)
+        for spec in ray_specs(document)
+        for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    }
+    assert set(parts) == {"ecgmoe", "train", "tune", "serve"}
+    mlflow = named(name, "Deployment", "mlflow")["spec"]["template"]["metadata"]["labels"]
+    runs = {"ecgmoe", "train", "tune"}
+    for one, labels in parts.items():
+        ray_peers = {other for other in parts if allowed(policies, labels, parts[other])}
+        assert ray_peers == ({"serve"} if one == "serve" else runs)
+        assert allowed(policies, labels, mlflow) == (one != "serve")
+        assert not allowed(policies, mlflow, labels)
+
+
+def selects(selector: Document, labels: Document) -> bool:
+    fits = [labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()]
+    for each in selector.get("matchExpressions", []):
+        there = labels.get(each["key"]) in each["values"]
+        fits.append(there if {"In": True, "NotIn": False}[each["operator"]] else not there)
+    return all(fits)
+
+
+def allowed(policies: dict[str, Document], source: Document, target: Document) -> bool:
+    """Whether pods with these labels reach others of the namespace on any port: one lets them out, one lets them in."""
+    out, into = (
+        any(
+            selects(policy["podSelector"], one)
+            and any(
+                "namespaceSelector" not in peer and "podSelector" in peer and selects(peer["podSelector"], other)
+                for rule in policy.get(way, [])
+                for peer in rule[side]
+            )
+            for policy in policies.values()
+        )
+        for way, side, one, other in (("egress", "to", source, target), ("ingress", "from", target, source))
+    )
+    return out and into
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
