@@ -1,6 +1,7 @@
 """Tell Ray that a node will be taken away, and wait until it is gone: `python drain_node.py ADDRESS SECONDS`.
 
-Kubernetes calls it before it ends a worker's pod. Ray Train then saves a checkpoint, once, and an idle node leaves at once.
+Kubernetes calls it before it ends a worker's pod. An idle node leaves at once. Ray Train is told, so as to save a checkpoint:
+that was not yet seen with a training worker.
 The node is named by its address: without one `ray drain-node` takes that of the driver that it makes, which may be the head's.
 """
 
