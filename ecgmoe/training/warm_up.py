@@ -1,7 +1,7 @@
 """Compile DeepSpeed's ops ahead of the first training step: `python -m ecgmoe.training.warm_up [BUILDER ...]`.
 
-Without names it is the shared-memory communication op, the one that training uses on CPUs. An image for GPUs names others,
-under DS_ACCELERATOR=cuda and with TORCH_CUDA_ARCH_LIST, since no GPU says there what to compile for.
+Without names it is the shared-memory communication op, the one that training uses on CPUs. On GPUs it uses none: its
+optimisers are torch's. Others are named where an own configuration needs them, under DS_ACCELERATOR=cuda.
 """
 
 from __future__ import annotations

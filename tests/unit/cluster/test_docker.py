@@ -65,12 +65,6 @@ def test_a_target_ends_without_root_with_labels_and_a_health_check() -> None:
             assert f"org.opencontainers.image.{label}=" in stage
 
 
-def test_ops_are_found_by_the_architectures_that_they_were_built_for() -> None:
-    declared = [one for one in instructions("ARG") if one.startswith("ARCHITECTURES=")]
-    assert len(declared) == 2
-    assert len(set(declared)) == 1
-
-
 def test_nothing_secret_goes_in() -> None:
     named = [*instructions("ARG"), *instructions("ENV")]
     assert not [one for one in named if re.search("token|secret|password|key", one, re.IGNORECASE)]
