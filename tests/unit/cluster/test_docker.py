@@ -55,6 +55,15 @@ def test_both_targets_are_installed_as_by_make_setup() -> None:
     assert stages[-2:] == ["cpu", "gpu"]
 
 
+def test_the_image_for_cpus_brings_its_compiler() -> None:
+    """Ray's base for CPUs has none, install.sh wants one, and so does the last stage, where the op is loaded."""
+    stages = re.split(r"^FROM (.*) AS (.*)$", DOCKERFILE.read_text(), flags=re.MULTILINE)
+    bases = dict(zip(stages[2::3], stages[1::3], strict=True))
+    content = dict(zip(stages[2::3], stages[3::3], strict=True))
+    assert bases["build-cpu"] == bases["cpu"] == "base-cpu"
+    assert re.search(r"^RUN apt-get update && apt-get install .* g\+\+ ", content["base-cpu"], re.MULTILINE)
+
+
 def test_a_target_ends_without_root_with_labels_and_a_health_check() -> None:
     stages = re.split(r"^FROM .* AS ", DOCKERFILE.read_text(), flags=re.MULTILINE)
     for stage in stages[-2:]:
