@@ -312,7 +312,9 @@ def test_spot_nodes_take_workers_and_not_the_driver() -> None:
             gpu = next(group for group in spec["workerGroupSpecs"] if gpus_of(group))["template"]["spec"]
             assert gpu["nodeSelector"] == {"karpenter.sh/capacity-type": "spot"}
             assert "ecgmoe/spot" in [each["key"] for each in gpu["tolerations"]]
-            head = spec["headGroupSpec"]["template"]["spec"]
+            template = spec["headGroupSpec"]["template"]
+            assert template["metadata"]["annotations"] == {"karpenter.sh/do-not-disrupt": "true"}
+            head = template["spec"]
             assert head["nodeSelector"] == {"karpenter.sh/capacity-type": "on-demand"}
             assert "tolerations" not in head
 
