@@ -26,7 +26,7 @@ def _model(**changes: Any) -> Variant:
 
 def _multi_model_path_alone(config: RunConfig) -> RunConfig:
     # The contrastive term compares the paths, so it goes with either.
-    return _model(paths="multi_model", gate_temperature=1.0)(_without_contrast(config))
+    return _model(paths="multi_model", gate_temperature=1.0)(_without_contrast(_without_balance(config)))
 
 
 def _periodic_path_alone(config: RunConfig) -> RunConfig:
@@ -34,11 +34,19 @@ def _periodic_path_alone(config: RunConfig) -> RunConfig:
     return replace(without, backbones=(), model=replace(config.model, paths="periodic", late_backbones=()))
 
 
-def _mixture(name: str) -> Variant:
-    # These see no beats, and so not the detector's intervals either.
+def _without_balance(config: RunConfig) -> RunConfig:
+    return replace(config, loss=replace(config.loss, load_balance_weight=0.0))
+
+
+def _mixture(name: str, *, gated: bool = False) -> Variant:
+    # These see no beats, and so not the detector's intervals either; without a gate there is no load to balance.
     return lambda config: _model(mixture=name, paths="multi_model", late_rr=False, gate_temperature=1.0)(
-        _without_contrast(config)
+        _without_contrast(config if gated else _without_balance(config))
     )
+
+
+def _ungated(config: RunConfig) -> RunConfig:
+    return _model(gate=False, gate_temperature=1.0)(_without_balance(config))
 
 
 def _concatenation(config: RunConfig) -> RunConfig:
@@ -86,7 +94,8 @@ def _untrained(name: str, config: RunConfig) -> RunConfig:
 
 VARIANTS: dict[str, Variant] = {
     "ecg_moe": lambda config: config,
-    **{name: _mixture(name) for name in ("moe", "time_moe", "self_attn", "cross_attn")},
+    **{name: _mixture(name, gated=True) for name in ("moe", "time_moe")},
+    **{name: _mixture(name) for name in ("self_attn", "cross_attn")},
     "multi_task_baseline": _concatenation,
     "residual_network": _residual_network,
     "no_rhythm_experts": _model(rhythm_dilations=()),
@@ -94,7 +103,7 @@ VARIANTS: dict[str, Variant] = {
     "no_periodic_path": _multi_model_path_alone,
     "no_multi_model_path": _periodic_path_alone,
     "no_late_backbones": _model(late_backbones=()),
-    "no_gate": _model(gate=False, gate_temperature=1.0),
+    "no_gate": _ungated,
     "no_task_conditioning": _model(task_conditioning=False),
     "no_lora": _model(lora_rank=0),
     "no_contrastive_term": _without_contrast,

@@ -64,7 +64,8 @@ def inference_benchmark(config: RunConfig, *, batches: tuple[int, ...] = (1, 32)
 def models_of(config: RunConfig, which: str) -> list[ECGMoE]:
     """Those that together predict all tasks: ECG_MOE, BASELINE or COPIES."""
     if which == COPIES:
-        return [fresh_model(replace(config, tasks=(task,))) for task in config.tasks]
+        equal = replace(config.loss, task_weighting="equal", task_weights={})
+        return [fresh_model(replace(config, tasks=(task,), loss=equal)) for task in config.tasks]
     return [fresh_model(variant(which, config))]
 
 

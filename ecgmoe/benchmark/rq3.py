@@ -14,6 +14,7 @@ from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.evaluation.report import markdown_rows, number
 from ecgmoe.pipeline.store import Store
+from ecgmoe.training.identity import check_name
 
 BATCHES = (1, 32)
 PAPER = (
@@ -33,6 +34,7 @@ def rq3(config: RunConfig, *, name: str, storage: str) -> dict[str, Any]:
     Returns:
         The content of rq3.json.
     """
+    check_name(name)
     found = inference_benchmark(config, batches=BATCHES)
     found["memory_bytes"] = {
         f"batch_{records}": {each: _memory(config, each, records) for each in (ECG_MOE, BASELINE, COPIES)}

@@ -85,6 +85,13 @@ def write_folds(data: str, out: str, *, folds: int, seed: int = 0) -> list[str]:
     return roots
 
 
+def rows_of_a_fold(labels: pa.Table, folds: int) -> dict[str, int]:
+    """About how many records train and validate in a fold, before it is cut."""
+    used = sum(split not in ("test", UNUSED) for split in labels["split"].to_pylist())
+    rest = used - used // folds
+    return {"train": rest - rest // VALIDATION_PARTS, "validation": rest // VALIDATION_PARTS}
+
+
 def _splits(labels: pa.Table, folds: int, seed: int) -> list[npt.NDArray[np.object_]]:
     """Split of every record, by fold."""
     given = np.array(labels["split"].to_pylist(), dtype=object)

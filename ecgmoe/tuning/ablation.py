@@ -2,15 +2,15 @@
 
 STORAGE/NAME/table.json               what the name stands for; the same call goes on where it stopped
 STORAGE/NAME/<variant>-...-seed<s>/   the run of each cell
-STORAGE/NAME/report/                  <table>.md, .tex and .csv, tables.html, tables.json
+STORAGE/NAME/report/                  <table>.md, .tex, .csv, .html and .json
 
 Without `final` each record is predicted by models that never saw its patient, and the test split stays closed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,21 +19,21 @@ from ecgmoe.assessment import notes
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import require, to_dict
 from ecgmoe.evaluation.report import RESEARCH_ONLY
-from ecgmoe.filesystem import temporary_folder
+from ecgmoe.inference.predict_split import wanted_labels
 from ecgmoe.pipeline.config import PAPER_PATIENTS
-from ecgmoe.pipeline.embed import embed
-from ecgmoe.pipeline.folds import write_folds
+from ecgmoe.pipeline.folds import rows_of_a_fold, write_folds
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training import tracking
 from ecgmoe.training.checkpoint_store import CheckpointStore
 from ecgmoe.training.identity import check_name
+from ecgmoe.training.run import check_labels, check_resources
 from ecgmoe.training.tracking import ParentRun
-from ecgmoe.tuning.cells import Cell, Plan, compute_cells
+from ecgmoe.tuning.cells import Cell, Plan, compute_cells, embedded
 from ecgmoe.tuning.config import Protocol
 from ecgmoe.tuning.estimate import together
 from ecgmoe.tuning.identity import claim, parent_run
-from ecgmoe.tuning.page import Part, render
+from ecgmoe.tuning.page import render
 from ecgmoe.tuning.table_figures import Figures, compared, figures_of
 from ecgmoe.tuning.table_report import csv_text, latex, markdown, parts, table_rows
 from ecgmoe.tuning.tables import Table
@@ -67,7 +67,7 @@ def ablate(
         dry_run: say what it will take, and stop.
 
     Returns:
-        The content of report/tables.json; with `dry_run` the estimate.
+        By table the content of report/<table>.json; with `dry_run` the estimate.
 
     Raises:
         ValueError: options that do not fit, something else under this name, or no cell that ended well.
@@ -77,27 +77,32 @@ def ablate(
     configs = {each: variant(each, config) for each in names}
     prepared, store = PreparedData(data), Store(storage) / name
     if protocol.paper:
-        _require_papers_patients(prepared)
-    with contextlib.ExitStack() as stack:
-        # A dry run leaves nothing behind.
-        place = Store(str(stack.enter_context(temporary_folder()))) if dry_run else store
-        if not dry_run:
-            claim(store, "table.json", _identity(config, prepared, protocol))
-        folders = _folders(prepared.store.root, place, protocol)
-        plan = Plan(configs=configs, folders=folders, split="test", store=store)
-        cells = [Cell(variant=v, fold=f, seed=s) for s in protocol.seeds for f in folders for v in names]
-        if dry_run:
-            return _estimate(plan, cells, wanted_at_once)
+        _require_papers_data(prepared, dry_run=dry_run)
+    check_labels(prepared, config)
+    if protocol.final:
+        # Without a test record every cell would train to its end and fail then.
+        wanted_labels(prepared, "test")
+    # Before anything is embedded; a layout without room would wait for ever.
+    check_resources(config.training)
+    side_by_side = at_once(config.training, wanted_at_once)
+    if dry_run:
+        return _estimate(configs, protocol, prepared, side_by_side, config.training.num_workers)
+    folders = _folders(prepared.store.root, store, protocol)
+    claim(store, "table.json", _identity(config, prepared, protocol))
+    plan = Plan(configs=configs, folders=folders, split="test", store=store)
+    cells = [Cell(variant=v, fold=f, seed=s) for s in protocol.seeds for f in folders for v in names]
     parent = parent_run(store, storage, name, {"protocol": asdict(protocol)}, config)
     failed = compute_cells(plan, cells, wanted_at_once=wanted_at_once, parent=parent)
     whole = [cell for cell in cells if cell not in failed]
     failures = [f"{cell.run}: {why}" for cell, why in failed.items()]
     require(bool(whole), f"all {len(cells)} trainings failed: {'; '.join(failures[:3])}")
-    found = _report(plan, tables, config, protocol, prepared, whole, failures, parent, name)
+    for table in tables:
+        _report(plan, table, config, protocol, prepared, cells, failed, parent)
+    print(f"\nreports {store.path(REPORT)}", flush=True)
     best = _best(store, [cell for cell in whole if cell.variant == "ecg_moe"] or whole)
     version = tracking.register_model(best, parent.uri, name)
     print(f"model {best.path('model')}, in MLflow's registry {name} version {version}", flush=True)
-    return found
+    return {table.name: store.read_json(f"{REPORT}/{table.name}.json") for table in tables}
 
 
 def _identity(config: RunConfig, data: PreparedData, protocol: Protocol) -> dict[str, Any]:
@@ -107,12 +112,14 @@ def _identity(config: RunConfig, data: PreparedData, protocol: Protocol) -> dict
     return {"config": to_dict(config), "data": {"folder": data.store.root, **about}, "folds": folds}
 
 
-def _require_papers_patients(data: PreparedData) -> None:
-    found = data.manifest["index"].get("patients")
+def _require_papers_data(data: PreparedData, *, dry_run: bool) -> None:
+    manifest = data.manifest
+    found = manifest["index"].get("patients")
     require(
-        found == PAPER_PATIENTS,
+        found == PAPER_PATIENTS and (dry_run or manifest["dataset"] == "mimic-iv-ecg"),
         f"the paper's protocol takes {PAPER_PATIENTS:,} patients of MIMIC-IV-ECG, and {data.store.root} was prepared with "
-        f"{'all' if found is None else f'{found:,}'}: prepare with the preset paper (jobs/prepare.py paper --out ...)",
+        f"{'all' if found is None else f'{found:,}'} of {manifest['dataset']}: prepare with the preset paper "
+        "(jobs/prepare.py paper --dataset mimic-iv-ecg ...)",
     )
 
 
@@ -123,74 +130,87 @@ def _folders(data: str, place: Store, protocol: Protocol) -> dict[int | None, st
     return {fold: roots[fold] for fold in protocol.computed}
 
 
-def _estimate(plan: Plan, cells: Sequence[Cell], wanted_at_once: int | None) -> dict[str, Any]:
-    folder = next(iter(plan.folders.values()))
-    features = {
-        name: embed(folder, config.cached, precision=config.training.precision) for name, config in plan.configs.items()
-    }
-    counts = {name: sum(cell.variant == name for cell in cells) for name in plan.configs}
-    estimate = together(plan.configs, counts, folder, features)
-    side_by_side = min(at_once(config.training, wanted_at_once) for config in plan.configs.values())
-    workers = max(config.training.num_workers for config in plan.configs.values())
+def _estimate(
+    configs: Mapping[str, RunConfig], protocol: Protocol, data: PreparedData, side_by_side: int, workers: int
+) -> dict[str, Any]:
+    """Measured on the data's own splits, whose sizes are scaled to those of the folds: folds are not cut for it."""
+    folder = data.store.root
+    cells = len(protocol.seeds) * (1 if protocol.final else len(protocol.computed))
+    estimate = together(
+        configs,
+        dict.fromkeys(configs, cells),
+        folder,
+        embedded(configs, folder),
+        None if protocol.final else rows_of_a_fold(data.labels(), protocol.folds),
+    )
     print(f"tables: {estimate.line(side_by_side, workers)}", flush=True)
     return asdict(estimate)
 
 
 def _report(
     plan: Plan,
-    tables: Sequence[Table],
+    table: Table,
     config: RunConfig,
     protocol: Protocol,
     data: PreparedData,
-    whole: Sequence[Cell],
-    failures: Sequence[str],
+    cells: Sequence[Cell],
+    failed: Mapping[Cell, str],
     parent: ParentRun,
-    name: str,
-) -> dict[str, Any]:
+) -> None:
     tasks = config.task_table()
-    figures = {
-        each: figures_of(plan, finished, tasks, data)
-        for each in plan.configs
-        if (finished := [cell for cell in whole if cell.variant == each])
-    }
-    title = f"{name} on {data.manifest['dataset']}"
-    first = next(iter(figures.values()))
-    backbones = (plan.store / whole[0].run).read_json("model/config.json")["backbones"]
-    remarks = [*notes(config, data.manifest, first.pooled, backbones), protocol.line()]
+    own = [cell for cell in cells if cell.variant in table.variants]
+    whole = [cell for cell in own if cell not in failed]
+    figures: dict[str, Figures] = {}
+    for name in table.variants:
+        if finished := [cell for cell in whole if cell.variant == name]:
+            wanted = sum(cell.variant == name for cell in own)
+            figures[name] = figures_of(plan, finished, tasks, data, wanted=wanted)
+    metrics = compared(plan, table, whole, tasks, data)
+    title = f"{table.title}: {data.manifest['dataset']}"
+    some = next(iter(figures.values())).pooled if figures else {"tasks": {}}
+    remarks = [*notes(config, data.manifest, some, _backbones(plan.store, whole)), protocol.line()]
     about = f"Mean ± standard deviation over seeds {', '.join(map(str, protocol.seeds))}; the best of each row in bold."
-    files: dict[str, str] = {}
-    sections: list[Part] = []
-    for table in tables:
-        own = {each: figures[each] for each in table.variants if each in figures}
-        metrics = compared(plan, table, whole, tasks, data)
-        failed = [line for line in failures if line.partition("-")[0] in table.variants]
-        shown = parts(table, own, metrics, about=about, failures=failed)
-        sections += shown
-        files[f"{table.name}.md"] = markdown(f"{title}: {table.title}", remarks, shown)
-        files[f"{table.name}.tex"] = latex(table_rows(table, own), f"{table.title}. {title}. {' '.join(remarks)}")
-        files[f"{table.name}.csv"] = csv_text(table, own, metrics)
+    if len(protocol.seeds) == 1:
+        about = f"Seed {protocol.seeds[0]} alone; the best of each row in bold."
+    if any(name.startswith("untrained_") for name in table.variants):
+        about += " untrained_*: heads as they were initialised, so that these figures are chance."
+    about += " The constant is of the labels that were predicted, a little better than a constant can be."
+    failures = [f"{cell.run}: {why}" for cell, why in failed.items() if cell in own]
+    shown = parts(table, figures, metrics, about=about, failures=failures)
     found = {
         "title": title,
         "notes": remarks,
         "protocol": asdict(protocol),
-        "failures": list(failures),
+        "failures": failures,
         "figures": {each: asdict(values) for each, values in figures.items()},
+        "differences": metrics["tasks"],
     }
-    files["tables.html"] = render(title, [*remarks, RESEARCH_ONLY], sections)
-    files["tables.json"] = json.dumps(found, indent=2, allow_nan=False) + "\n"
-    _write(plan.store, files, parent, figures)
-    texts = [text for file, text in files.items() if file.endswith(".md")]
-    print("\n" + "\n".join(texts) + f"\nreport {plan.store.path(REPORT)}/tables.html", flush=True)
-    return found
-
-
-def _write(store: Store, files: Mapping[str, str], parent: ParentRun, figures: Mapping[str, Figures]) -> None:
+    split = "test, opened by --final" if protocol.final else "folds"
+    files = {
+        "md": markdown(title, remarks, shown),
+        "tex": latex(table_rows(table, figures), f"{title}. {' '.join(remarks)}"),
+        "csv": csv_text(table, figures, metrics, split=split),
+        "html": render(title, [*remarks, RESEARCH_ONLY], shown),
+        "json": json.dumps(found, indent=2, allow_nan=False) + "\n",
+    }
+    for ending, content in files.items():
+        plan.store.write_text(f"{REPORT}/{table.name}.{ending}", content)
+    print("\n" + files["md"], flush=True)
+    # Last, since the store may be away.
     tracker = tracking.Tracker(parent.uri, parent.run_id)
-    for file, content in files.items():
-        store.write_text(f"{REPORT}/{file}", content)
-        tracker.text(content, f"{REPORT}/{file}")
-    tracker.log({"table/variants": float(len(figures))}, 0)
+    for ending, content in files.items():
+        tracker.text(content, f"{REPORT}/{table.name}.{ending}")
     tracker.finish()
+
+
+def _backbones(store: Store, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Every backbone of these cells as the model folders describe them: a report must say what each of them has seen."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell in {each.variant: each for each in cells}.values():
+        for backbone in (store / cell.run).read_json("model/config.json")["backbones"]:
+            if backbone["provenance"] or backbone["name"] not in found:
+                found[backbone["name"]] = backbone
+    return list(found.values())
 
 
 def _best(store: Store, cells: Sequence[Cell]) -> Store:
@@ -198,6 +218,6 @@ def _best(store: Store, cells: Sequence[Cell]) -> Store:
 
     def score(cell: Cell) -> float:
         best = CheckpointStore(store / cell.run).best()
-        return (best.score if best else None) or 0.0
+        return -math.inf if best is None or best.score is None else best.score
 
     return store / max(cells, key=score).run

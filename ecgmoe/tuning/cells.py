@@ -18,6 +18,7 @@ from ray import tune
 
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict, to_dict
+from ecgmoe.evaluation.known import known_arrays
 from ecgmoe.inference.predict_split import predict_split
 from ecgmoe.pipeline.embed import embed
 from ecgmoe.pipeline.nodes import alive_nodes
@@ -101,7 +102,8 @@ def compute_cells(
     for config in plan.configs.values():
         for folder in plan.folders.values():
             check_labels(PreparedData(folder), config)
-    features = _embedded(plan)
+    # Folds share their features, so that one of them stands for all.
+    features = embedded(plan.configs, next(iter(plan.folders.values())))
     left = [cell for cell in cells if not _finished(plan, cell, features[cell.variant])]
     if done := len(cells) - len(left):
         print(f"{done} of {len(cells)} cells are finished", flush=True)
@@ -150,16 +152,25 @@ def compute_cell(
     here = not config.training.use_gpu and len(alive_nodes()) == 1
     # As many as trained: the others belong to the cells beside this one.
     table = predict_split(model, data, split, workers=config.training.num_workers, here=here)
+    for task in config.task_table():
+        # A cell whose model has diverged is a failed one, not a finished one that no table can read.
+        known_arrays(task, table)
     with (Store(storage) / name).writing(f"predictions/{split}.parquet") as file:
         pq.write_table(table, file, compression="zstd")
 
 
-def _embedded(plan: Plan) -> dict[str, dict[str, str]]:
-    """Feature keys by variant. Folds share their features, so that one of them stands for all."""
-    folder = next(iter(plan.folders.values()))
-    return {
-        name: embed(folder, config.cached, precision=config.training.precision) for name, config in plan.configs.items()
-    }
+def embedded(configs: Mapping[str, RunConfig], folder: str) -> dict[str, dict[str, str]]:
+    """Feature keys of each configuration, computed where they are missing."""
+    keys: dict[str, dict[str, str]] = {}
+    found: list[tuple[Any, dict[str, str]]] = []
+    for name, config in configs.items():
+        wanted = config.cached, config.training.precision
+        known = next((features for one, features in found if one == wanted), None)
+        if known is None:
+            known = embed(folder, config.cached, precision=config.training.precision)
+            found.append((wanted, known))
+        keys[name] = known
+    return keys
 
 
 def _finished(plan: Plan, cell: Cell, features: dict[str, str]) -> bool:

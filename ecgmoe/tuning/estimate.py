@@ -103,7 +103,11 @@ def measure(configs: Mapping[str, RunConfig], data: str, features: Mapping[str, 
 
 
 def together(
-    configs: Mapping[str, RunConfig], counts: Mapping[str, int], data: str, features: Mapping[str, dict[str, str]]
+    configs: Mapping[str, RunConfig],
+    counts: Mapping[str, int],
+    data: str,
+    features: Mapping[str, dict[str, str]],
+    rows: Mapping[str, int] | None = None,
 ) -> Estimate:
     """Measure each configuration and add up.
 
@@ -112,8 +116,9 @@ def together(
         counts: trainings of each.
         data: prepared folder, one that stands for all.
         features: feature keys by name.
+        rows: records that train and validate; None takes those of the data.
     """
-    rows = {split: len(split_rows(PreparedData(data).labels(), split)) for split in ("train", "validation")}
+    rows = rows or {split: len(split_rows(PreparedData(data).labels(), split)) for split in ("train", "validation")}
     hours, disk = 0.0, 0
     measured = measure(configs, data, features)
     for name, config in configs.items():

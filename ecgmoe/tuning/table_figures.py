@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 from collections.abc import Collection, Sequence
@@ -15,7 +16,7 @@ from safetensors import safe_open
 from ecgmoe.evaluation.constant import Constants
 from ecgmoe.evaluation.known import predicted_values
 from ecgmoe.evaluation.metrics import evaluate
-from ecgmoe.filesystem import temporary_folder
+from ecgmoe.filesystem import StorageError, temporary_folder
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.tasks import Task
@@ -31,9 +32,10 @@ class Cost:
     """What a variant takes, medians over its trainings.
 
     Attributes:
-        parameters: of the model that is left; features of cached backbones come from outside of it.
-        records_per_s: of training, all workers together; None where nothing was trained.
-        memory_gb: of a worker in training, its most; None where nothing was trained.
+        parameters: numbers in the file of the model, cached backbones and buffers among them.
+        records_per_s: of training, all workers of a cell together, beside the cells that trained at the same time; None where
+            nothing was trained or MLflow does not have it any more.
+        memory_gb: the most that a worker had held, median over the logged steps; None likewise.
     """
 
     parameters: int
@@ -49,11 +51,20 @@ class Figures:
         seeds: metrics of each seed, over all of its folds.
         pooled: metrics of all seeds together with 95 % intervals over patients; the constant's are in it.
         cost: of the variant.
+        finished: cells that stand behind the figures.
+        wanted: cells that there should be; where some are missing, the figures are of other records.
     """
 
     seeds: tuple[dict[str, Any], ...]
     pooled: dict[str, Any]
     cost: Cost
+    finished: int
+    wanted: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether every cell is finished."""
+        return self.finished == self.wanted
 
     def mean(self, task: str, metric: str) -> float | None:
         """Over seeds; None where the metric is not defined for one of them."""
@@ -70,7 +81,7 @@ class Figures:
         return [] if any(value is None for value in found) else found
 
 
-def figures_of(plan: Plan, cells: Sequence[Cell], tasks: Sequence[Task], data: PreparedData) -> Figures:
+def figures_of(plan: Plan, cells: Sequence[Cell], tasks: Sequence[Task], data: PreparedData, *, wanted: int) -> Figures:
     """Figures of one variant from its finished cells.
 
     Args:
@@ -78,6 +89,7 @@ def figures_of(plan: Plan, cells: Sequence[Cell], tasks: Sequence[Task], data: P
         cells: of one variant, each finished.
         tasks: of the configuration.
         data: prepared folder that the folds were cut from, or the data itself.
+        wanted: cells that the variant should have.
     """
     table = pooled(plan, cells)
     constants = constants_of(table, tasks, data)
@@ -87,6 +99,8 @@ def figures_of(plan: Plan, cells: Sequence[Cell], tasks: Sequence[Task], data: P
         seeds=tuple(evaluate(one, constants, tasks, intervals=False) for one in each),
         pooled=evaluate(table, constants, tasks),
         cost=_cost(plan, cells),
+        finished=len(cells),
+        wanted=wanted,
     )
 
 
@@ -95,7 +109,7 @@ def compared(
 ) -> dict[str, Any]:
     """Metrics of the table's reference with each other variant beside it, paired over patients.
 
-    Only seeds and folds that all of them have are compared; variants without a finished cell are left out.
+    Each is compared on the seeds and folds that both have; variants without any of them are left out.
 
     Args:
         plan: of the table.
@@ -108,14 +122,22 @@ def compared(
         As `evaluate`; no task where the reference has nothing in common with the others.
     """
     of = {name: {(c.seed, c.fold): c for c in whole if c.variant == name} for name in table.variants}
-    of = {name: cells for name, cells in of.items() if cells}
-    common = set.intersection(*(set(cells) for cells in of.values())) if of else set()
-    if table.reference not in of or not common:
-        return {"tasks": {}}
-    tables = {name: pooled(plan, [cells[key] for key in cells if key in common]) for name, cells in of.items()}
-    first = tables.pop(table.reference)
-    beside = {name: {task.name: predicted_values(task, each) for task in tasks} for name, each in tables.items()}
-    return evaluate(first, constants_of(first, tasks, data), tasks, beside=beside)
+    own = of.pop(table.reference)
+    groups: dict[frozenset[Any], list[str]] = {}
+    for name, cells in of.items():
+        if common := frozenset(set(cells) & set(own)):
+            groups.setdefault(common, []).append(name)
+    found: dict[str, Any] = {"tasks": {}}
+    for common, names in sorted(groups.items(), key=lambda group: -len(group[0])):
+        first = pooled(plan, [own[key] for key in own if key in common])
+        beside = {}
+        for name in names:
+            each = pooled(plan, [cell for key, cell in of[name].items() if key in common])
+            beside[name] = {task.name: predicted_values(task, each) for task in tasks}
+        metrics = evaluate(first, constants_of(first, tasks, data), tasks, beside=beside)
+        for task, values in metrics["tasks"].items():
+            found["tasks"].setdefault(task, values).setdefault("beside", {}).update(values["beside"])
+    return found
 
 
 def constants_of(table: pa.Table, tasks: Sequence[Task], data: PreparedData) -> Constants:
@@ -128,8 +150,10 @@ def _cost(plan: Plan, cells: Sequence[Cell]) -> Cost:
     medians: dict[str, list[float]] = {RATE: [], MEMORY: []}
     for cell in cells:
         known = (plan.store / cell.run).read_json("mlflow.json")
-        for name, value in tracking.medians(known["tracking_uri"], known["run_id"], [RATE, MEMORY]).items():
-            medians[name] += [] if value is None else [value]
+        # A store that is gone or away costs these two rows, not the table.
+        with contextlib.suppress(StorageError):
+            for name, value in tracking.medians(known["tracking_uri"], known["run_id"], [RATE, MEMORY]).items():
+                medians[name] += [] if value is None else [value]
     rate, memory = (statistics.median(values) if values else None for values in medians.values())
     return Cost(parameters=parameters(plan.store / cells[0].run), records_per_s=rate, memory_gb=memory)
 

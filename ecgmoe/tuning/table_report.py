@@ -9,6 +9,7 @@ from typing import Any
 
 from ecgmoe.evaluation.report import (
     HIGHER,
+    IN_UNIT,
     METRICS,
     RESEARCH_ONLY,
     UNITS,
@@ -37,6 +38,9 @@ CSV_HEADER = (
     "metric",
     "unit",
     "better",
+    "split",
+    "finished_cells",
+    "wanted_cells",
     "seeds",
     "mean",
     "sd",
@@ -52,32 +56,44 @@ CSV_HEADER = (
 )
 _PAPER_TEXT = (
     "Printed by the paper for 10,000 patients of MIMIC-IV-ECG: another dataset, other backbones' weights, other labels. Not to "
-    "be compared with the figures above."
+    "be compared with the figures above. It does not say which F1 it means; its values suggest macro-F1."
 )
 
 
 def table_rows(table: Table, figures: Mapping[str, Figures]) -> Rows:
     """The head and a row per metric and cost: mean ± standard deviation over seeds, the best in bold."""
-    some = next(iter(figures.values()), None)
+    # Its constant is of all records.
+    some = max(figures.values(), key=lambda each: each.finished / each.wanted, default=None)
     rows: Rows = [("task", "metric", "better", *table.variants, "constant")]
     for task, metric in ROWS:
         if some is None or task not in some.pooled["tasks"]:
             continue
         means = {name: figures[name].mean(task, metric) if name in figures else None for name in table.variants}
-        known = [value for value in means.values() if value is not None]
+        known = [value for name, value in means.items() if value is not None and figures[name].whole]
         best = (max if metric in HIGHER else min)(known, default=None)
         cells = []
         for name, value in means.items():
             text = NO_FIGURE if name not in figures else _spread(value, figures[name].spread(task, metric))
-            cells.append(f"**{text}**" if value is not None and value == best else text)
+            if name in figures and not figures[name].whole:
+                # Of other records than its neighbours: shown, not ranked.
+                text = f"({text})"
+            elif value is not None and value == best:
+                text = f"**{text}**"
+            cells.append(text)
         constant = number(some.pooled["tasks"][task]["constant"].get(metric))
         rows.append((task, with_unit(metric, task), better(metric), *cells, constant))
     for name, attribute in (
+        ("finished cells", "finished"),
         ("parameters", "parameters"),
         ("records/s", "records_per_s"),
         ("memory (GB)", "memory_gb"),
     ):
-        costs = [getattr(figures[each].cost, attribute) if each in figures else None for each in table.variants]
+        costs = [
+            getattr(figures[each] if attribute == "finished" else figures[each].cost, attribute)
+            if each in figures
+            else None
+            for each in table.variants
+        ]
         rows.append(("training", name, "", *(_cost(value) for value in costs), ""))
     return rows
 
@@ -101,18 +117,28 @@ def paper_rows(name: str) -> Rows:
         return []
     rows: Rows = [("task", "metric", *columns)]
     for place, (task, metric) in enumerate(PAPER_ROWS):
-        values = [each[place] for each in columns.values()]
-        rows.append((task, with_unit(metric, task), *(f"{mean:g} ± {spread:g}" for mean, spread in values)))
+        rows.append((task, with_unit(metric, task), *(each[place] for each in columns.values())))
     return rows
 
 
-def csv_text(table: Table, figures: Mapping[str, Figures], metrics: Mapping[str, Any]) -> str:
-    """One row per variant, task and metric in full precision; what is not defined is an empty cell."""
+def csv_text(table: Table, figures: Mapping[str, Figures], metrics: Mapping[str, Any], *, split: str) -> str:
+    """One row per variant, task and metric in full precision; what is not defined is an empty cell.
+
+    `mean` and `sd` are over seeds. Intervals and differences are of all seeds' predictions together, which for AUROC, AUPRC
+    and the calibration error is not the mean over seeds.
+
+    Args:
+        table: that is written.
+        figures: of its variants; one without any has one row that says so.
+        metrics: as `table_figures.compared` returned it.
+        split: what was predicted.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_HEADER)
     for name in table.variants:
         if name not in figures:
+            writer.writerow((table.name, name, NO_FIGURE))
             continue
         own = figures[name]
         costs = (own.cost.parameters, own.cost.records_per_s, own.cost.memory_gb)
@@ -128,8 +154,11 @@ def csv_text(table: Table, figures: Mapping[str, Figures], metrics: Mapping[str,
                         name,
                         task,
                         metric,
-                        UNITS[task] if metric == "mae" else "",
+                        UNITS[task] if metric in IN_UNIT else "",
                         better(metric),
+                        split,
+                        own.finished,
+                        own.wanted,
                         len(own.seeds),
                         own.mean(task, metric),
                         own.spread(task, metric),
@@ -188,9 +217,16 @@ def parts(
         text = "95 % intervals, drawn over patients, of the predictions of all seeds together."
         found.append(Part(heading="Intervals", text=text, rows=interval_rows(table, figures)))
     differences = difference_rows(metrics, table.reference)
+    heading = f"{table.reference} against the others"
     if len(differences) > 1:
-        text = "Paired over patients: no difference is shown where the interval holds 0."
-        found.append(Part(heading=f"{table.reference} against the others", text=text, rows=differences))
+        text = (
+            "Paired over patients, on the seeds and folds that both have: no difference is shown where the interval holds 0. "
+            "Predictions of all seeds together."
+        )
+        found.append(Part(heading=heading, text=text, rows=differences))
+    else:
+        text = f"{table.reference} and the others have no finished seed and fold in common."
+        found.append(Part(heading=heading, text=text))
     if rows := paper_rows(table.name):
         found.append(Part(heading="The paper's own figures", text=_PAPER_TEXT, rows=rows))
     return found
@@ -207,7 +243,7 @@ def markdown(title: str, notes: Sequence[str], sections: Sequence[Part]) -> str:
 
 def _failure(line: str) -> tuple[str, str]:
     run, _, reason = line.partition(": ")
-    return run, reason
+    return run, reason.replace("|", "/")
 
 
 def _spread(mean: float | None, sd: float | None) -> str:
@@ -228,6 +264,7 @@ def _latex_cell(cell: str) -> str:
 
 
 def _latex_text(text: str) -> str:
-    for sign in "&%_#$":
+    text = text.replace("\\", r"\textbackslash ")
+    for sign in "&%_#${}":
         text = text.replace(sign, f"\\{sign}")
-    return text.replace("±", r"$\pm$")
+    return text.replace("±", r"$\pm$").replace("~", r"\textasciitilde ").replace("^", r"\textasciicircum ")

@@ -9,6 +9,7 @@ from typing import Literal
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import require
 from ecgmoe.tuning.paper import BACKBONES
+from ecgmoe.variants import variant
 
 TableName = Literal["table1", "table2", "table3", "ablations", "rq3"]
 ABLATIONS = (
@@ -25,8 +26,6 @@ ABLATIONS = (
     "multi_task_baseline",
     "residual_network",
 )
-_WITHOUT = {"no_late_backbones": "late_backbones", "no_gate": "gate", "no_lora": "lora_rank"}
-"""What a variant leaves out, by the option of the model that holds it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +77,7 @@ def tables_of(config: RunConfig, names: Sequence[str]) -> tuple[Table, ...]:
             found.append(Table(name=name, title=title, variants=columns, reference="ecg_moe"))
         elif name == "ablations":
             title = "Ablations and baselines: one part left out, or another model in its place"
-            columns = tuple(each for each in ABLATIONS if each not in _WITHOUT or getattr(config.model, _WITHOUT[each]))
+            # What the configuration does without already is no ablation of it.
+            columns = tuple(each for each in ABLATIONS if each == "ecg_moe" or variant(each, config) != config)
             found.append(Table(name=name, title=title, variants=columns, reference="ecg_moe"))
     return tuple(found)

@@ -17,7 +17,7 @@ from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.tasks import task_table
 from ecgmoe.training import tracking
-from ecgmoe.tuning import cells
+from ecgmoe.tuning import ablation, cells
 from ecgmoe.tuning.table_figures import RATE
 from ecgmoe.tuning.trials import Ended
 from prepared_examples import map_here
@@ -40,6 +40,8 @@ class Fakes:
         patch.setattr(cells, "at_once", lambda *_: 1)
         patch.setattr(cells, "alive_nodes", lambda: [{}])
         patch.setattr(cells, "run_trials", self.run_trials)
+        patch.setattr(ablation, "at_once", lambda *_: 1)
+        patch.setattr(ablation, "check_resources", lambda *_: None)
         from ecgmoe.evaluation import record_statistics
 
         patch.setattr(record_statistics, "map_shards", map_here)
