@@ -77,7 +77,8 @@ def table_rows(table: Table, figures: Mapping[str, Figures]) -> Rows:
             if name in figures and not figures[name].whole:
                 # Of other records than its neighbours: shown, not ranked.
                 text = f"({text})"
-            elif value is not None and value == best:
+            elif value is not None and number(value) == number(best):
+                # All that a reader cannot tell from the best.
                 text = f"**{text}**"
             cells.append(text)
         constant = number(some.pooled["tasks"][task]["constant"].get(metric))
