@@ -76,8 +76,15 @@ def run_job(main: Callable[[list[str]], None]) -> None:
 
     SIGINT and SIGTERM (a scheduler's, `ray job stop`) end it in order, with exit codes 130 and 143.
     """
+    told: list[int] = []
+
+    def terminate(number: int, _: Any) -> None:
+        # Noted too: where Ray waits, it makes an exit of its own of this one, with code 1.
+        told.append(number)
+        sys.exit(number)
+
     # Training has more to say while it lasts.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+    signal.signal(signal.SIGTERM, terminate)
     # A pipe or a log file would otherwise see nothing until its buffer is full.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
@@ -85,8 +92,8 @@ def run_job(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)
         sys.exit(130)
-    except SystemExit as end:
-        if end.code != signal.SIGTERM:
+    except SystemExit:
+        if not told:
             raise
         # A second one, for which there is no reason, would end Ray's own end.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
