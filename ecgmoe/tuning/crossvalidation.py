@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecgmoe.assessment import notes
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import require
 from ecgmoe.evaluation.class_table import class_table
-from ecgmoe.evaluation.constant import Constants
 from ecgmoe.evaluation.known import predicted_values
 from ecgmoe.evaluation.linear import linear_beside
 from ecgmoe.evaluation.metrics import evaluate
@@ -30,6 +28,7 @@ from ecgmoe.pipeline.store import Store
 from ecgmoe.tasks import Task
 from ecgmoe.training.identity import check_name
 from ecgmoe.tuning.cells import FOLD, Cell, Plan, compute_cells, pooled
+from ecgmoe.tuning.table_figures import constants_of
 from ecgmoe.variants import variant
 
 Values = npt.NDArray[Any]
@@ -104,9 +103,7 @@ def _compare(
 ) -> dict[str, Any]:
     (_, first), *others = tables.items()
     beside = {name: {task.name: predicted_values(task, table) for task in tasks} for name, table in others}
-    labels = data.labels()
-    # Of all patients, those that are predicted too: a little better than a constant can be.
-    constants = Constants.fit(labels.filter(pc.is_in(labels["study_id"], first["study_id"].combine_chunks())), tasks)
+    constants = constants_of(first, tasks, data)
     linear, about = _linear(first, roots, tasks)
     return {**evaluate(first, constants, tasks, beside={LINEAR: linear, **beside}), LINEAR: about}
 

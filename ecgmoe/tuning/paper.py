@@ -42,5 +42,6 @@ PAPER: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """By table and column, mean and spread in the order of ROWS, as printed.
 
-Tables 2 and 3 print another spread for ECG-MoE's last figure.
+Tables 2 and 3 print another spread for ECG-MoE's last figure. Table 3's sex and potassium of ECG-MoE are not legible in the
+text that these were taken from: they are Table 2's.
 """
