@@ -36,6 +36,8 @@ IMAGE_CODE = "/opt/ecgmoe"
 """Where the code is in the image: WORKDIR of docker/Dockerfile."""
 RAY = str(Path(sys.executable).parent / "ray")
 START_S = 180
+POD_FIELDS = {"status.podIP": "127.0.0.1"}
+"""What Kubernetes tells a pod about itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,8 @@ class Job:
 
     Attributes:
         command: the entry command as words.
-        environment: of all processes of the cluster.
+        environment: of the head's processes, and of who submits.
+        worker_environment: of the other node's.
         runtime_env: of the job.
         head: options of `ray start` on the head.
         worker: options of `ray start` on the other node.
@@ -53,6 +56,7 @@ class Job:
 
     command: tuple[str, ...]
     environment: dict[str, str]
+    worker_environment: dict[str, str]
     runtime_env: dict[str, Any]
     head: tuple[str, ...]
     worker: tuple[str, ...]
@@ -85,13 +89,20 @@ def read_job(name: str, job: str, folder: Path, tracking_uri: str | None = None)
     group = cluster["workerGroupSpecs"][0]
     if any("nvidia.com/gpu" in _resources(each) for each in cluster["workerGroupSpecs"]):
         raise ValueError(f"the RayJob {job} of the overlay {name} wants GPUs: choose the overlay local")
-    environment = {key: _local(value, paths) for key, value in _variables(pod, documents).items()}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    if tracking_uri:
-        environment["MLFLOW_TRACKING_URI"] = tracking_uri
+    tracked = {"MLFLOW_TRACKING_URI": tracking_uri} if tracking_uri else {}
+    environment, worker_environment = (
+        {
+            key: _local(value, paths)
+            for key, value in _variables(each, documents).items()
+            if key != "MLFLOW_TRACKING_URI"
+        }
+        | tracked
+        for each in (pod, group["template"]["spec"])
+    )
     return Job(
         command=tuple(_local(word, paths) for word in shlex.split(spec["entrypoint"])),
         environment=environment,
+        worker_environment=worker_environment,
         runtime_env=yaml.safe_load(spec.get("runtimeEnvYAML", "{}")),
         head=_start_options(head),
         # What KubeRay reads off the limits of a pod.
@@ -130,7 +141,9 @@ def _variables(pod: Mapping[str, Any], documents: Sequence[Mapping[str, Any]]) -
         elif not source["secretRef"].get("optional"):
             raise ValueError(f"the Secret {source['secretRef']['name']} is not on this machine")
     for each in container.get("env", []):
-        found[each["name"]] = each["value"]
+        found[each["name"]] = (
+            each["value"] if "value" in each else POD_FIELDS[each["valueFrom"]["fieldRef"]["fieldPath"]]
+        )
     return found
 
 
@@ -151,7 +164,7 @@ class Cluster:
     Attributes:
         dashboard: address for `ray job`.
         address: of the head, for drivers.
-        environment: with which its processes run, the token's file among them.
+        environment: of its head, the token's file among them.
         processes: `ray start --block` of the head and of the worker.
         folders: of Ray's files, with its logs, by node.
     """
@@ -184,28 +197,32 @@ def cluster(job: Job, folder: Path) -> Iterator[Cluster]:
     token.write_text(secrets.token_hex(32))
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     path = f"{Path(sys.executable).parent}:{inherited.get('PATH', '')}"
-    environment = {**inherited, **job.environment, "PATH": path, "PYTHONPATH": str(REPOSITORY)}
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    own = {"PATH": path, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    environment, worker_environment = (
+        {**inherited, **each, **own} for each in (job.environment, job.worker_environment)
+    )
     port, board = _free_port(), _free_port()
     address = f"127.0.0.1:{port}"
     started = Cluster(dashboard=f"http://127.0.0.1:{board}", address=address, environment=environment)
     head = ["--head", "--port", str(port), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(board)]
     with ExitStack() as stack:
-        for node, options in (("head", [*head, *job.head]), ("worker", ["--address", address, *job.worker])):
-            stack.enter_context(_node(started, node, options, folder))
+        stack.enter_context(_node(started, "head", [*head, *job.head], environment, folder))
+        stack.enter_context(_node(started, "worker", ["--address", address, *job.worker], worker_environment, folder))
         _wait(lambda: _answers(started), "the dashboard does not answer")
         yield started
 
 
 @contextmanager
-def _node(started: Cluster, name: str, options: Sequence[str], folder: Path) -> Iterator[None]:
+def _node(
+    started: Cluster, name: str, options: Sequence[str], environment: Mapping[str, str], folder: Path
+) -> Iterator[None]:
     # Paths of sockets may have 107 characters.
     files = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     log = folder / f"{name}.log"
     command = [RAY, "start", "--block", "--node-ip-address", "127.0.0.1", "--temp-dir", str(files), *options]
     # Two nodes of one address would ask for the same port.
     command += ["--dashboard-agent-listen-port", str(_free_port()), "--object-store-memory", str(200 << 20)]
-    process = _started(command, started.environment, log)
+    process = _started(command, environment, log)
     started.processes[name], started.folders[name] = process, files
     try:
         if process.poll() is not None:

@@ -36,7 +36,9 @@ echo "setup: virtual environment $venv from $("$python" --version)"
 echo "setup: installing $torch"
 "$venv/bin/python" -m pip install --quiet "$torch" "$uv"
 echo "setup: installing ecgmoe[$extras] at the versions of constraints.txt"
-"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --constraint constraints.txt --editable ".[$extras]"
+# Compiled once: where Python may not write (PYTHONDONTWRITEBYTECODE, images whose user does not own the packages) every
+# worker of Ray would compile thousands of modules each time it starts.
+"$venv/bin/uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" --constraint constraints.txt --editable ".[$extras]"
 
 # The first use would compile this op for 20-120 s inside the first training step and look like a hang.
 echo "setup: compiling DeepSpeed's communication op (once per machine, up to two minutes)"

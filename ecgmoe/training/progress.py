@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypedDict, TypeVar
 
-import ray.train
 import torch
 from torch import Tensor
 
@@ -54,6 +53,7 @@ class Progress:
         tracker: where rank 0 logs.
         load: the use of the experts.
         reader: whose time is told where steps wait for data; None tells of none.
+        run: its name, for metrics.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class Progress:
         tracker: Tracker | None,
         load: RoutingLoad,
         reader: BatchReader | None = None,
+        run: str = "",
     ) -> None:
         self.reader, self.warning = reader, WaitWarning(reader, config.read_ahead) if reader else None
-        self.run = ray.train.get_context().get_experiment_name() if ray.is_initialized() else ""
-        self.load, self.dead = load, set[str]()
+        self.run, self.load, self.dead = run, load, set[str]()
         self.config, self.total_steps, self.rank, self.tracker = config, total_steps, rank, tracker
         self.losses: dict[str, Tensor] = {}
         self.steps, self.started = 0, time.perf_counter()

@@ -40,6 +40,7 @@ from ecgmoe.pipeline.prepared import PreparedData, split_rows
 from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.store import StorageError, Store
 from ecgmoe.training import tracking
+from ecgmoe.training.alone import train_alone
 from ecgmoe.training.checkpoint_store import CheckpointStore
 from ecgmoe.training.faults import EndsWhatLasts
 from ecgmoe.training.fit_statistics import training_statistics
@@ -113,6 +114,7 @@ def train(
     storage: str,
     parent: ParentRun | None = None,
     callbacks: Sequence[UserCallback] = (),
+    alone: bool = False,
 ) -> str:
     """Train a run to its end, from wherever it stands.
 
@@ -124,6 +126,7 @@ def train(
         storage: folder or URL that holds runs.
         parent: MLflow run of a search or a table that this run is part of; None makes a run of its own.
         callbacks: of Ray Train's controller, which gets {"score", "best_score", "epoch", "step"} after each epoch.
+        alone: train in this process instead, where `can_be_alone`: a failure is not tried again then.
 
     Returns:
         The model folder, STORAGE/NAME/model.
@@ -143,7 +146,8 @@ def train(
         raise ValueError(
             f"{run.root} was begun by an earlier version, which kept other checkpoints: train under another --run"
         )
-    check_resources(config.training)
+    if not alone:
+        check_resources(config.training)
     check_storage(root)
     labels = prepared.labels()
     rows = split_rows(labels, "train")
@@ -171,6 +175,9 @@ def train(
         tracking_uri=uri,
         mlflow_run_id=run_id,
     )
+    if alone:
+        train_alone(job)
+        return export(run)
     monitor = start_monitor()
     with tempfile.TemporaryDirectory(prefix="ecgmoe-ray-train-") as scratch:
         try:
@@ -191,6 +198,7 @@ def train_worker(values: dict[str, Any]) -> dict[str, Any]:
 
     DeepSpeed is imported here and not in the driver, which may be a machine without its accelerator.
     """
+    from ecgmoe.training.link import RayTrain
     from ecgmoe.training.watch import Watch
     from ecgmoe.training.worker import run_worker
 
@@ -205,7 +213,7 @@ def train_worker(values: dict[str, Any]) -> dict[str, Any]:
         monitor.starts.remote(ray.train.get_context().get_world_size())
     with Watch(monitor, Store(job.run), rank, training.hang_timeout_s) as watch:
         try:
-            return run_worker(job, watch)
+            return run_worker(job, watch, RayTrain())
         except (StorageError, FloatingPointError, MemoryError):
             # These say in one line what to do.
             logging.getLogger("ray.train").setLevel(logging.CRITICAL)

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray.train
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -32,6 +31,7 @@ from ecgmoe.training.engine import destroy, initialise
 from ecgmoe.training.faults import memory_advice
 from ecgmoe.training.fit_statistics import trained_on
 from ecgmoe.training.job import WorkerJob
+from ecgmoe.training.link import Link
 from ecgmoe.training.loader import BatchReader
 from ecgmoe.training.memory_report import PROBED, log_memory, plan_memory
 from ecgmoe.training.plan import EpochPlan, GlobalBatch, epoch_plan
@@ -49,10 +49,11 @@ class Worker:
     Args:
         job: what the driver hands over.
         watch: of this rank.
+        link: of this rank with whoever started it.
     """
 
-    def __init__(self, job: WorkerJob, watch: Watch) -> None:
-        self.job, self.watch, self.config = job, watch, from_dict(RunConfig, job.config)
+    def __init__(self, job: WorkerJob, watch: Watch, link: Link) -> None:
+        self.job, self.watch, self.link, self.config = job, watch, link, from_dict(RunConfig, job.config)
         self.folder = Store(job.run)
         self.checkpoints, self.left_out = CheckpointStore(self.folder), not_finite.left_out(self.folder)
         self.training, self.tasks = self.config.training, self.config.task_table()
@@ -98,7 +99,15 @@ class Worker:
         """
         position, interval = self.resume()
         log_memory(self.tracker, self.memory)
-        progress = Progress(self.training, self.total_steps, self.rank, self.tracker, self.load, self.reader)
+        progress = Progress(
+            self.training,
+            self.total_steps,
+            self.rank,
+            self.tracker,
+            self.load,
+            self.reader,
+            run=self.folder.root.rpartition("/")[2],
+        )
         if interval:
             progress.resume(interval)
         # A wish that came before the first step.
@@ -181,12 +190,12 @@ class Worker:
         """
         if self.saved_for_preemption or position.step % self.training.log_every:
             return False
-        info = ray.train.get_preemption_info()
-        if info is None:
+        ranks = self.link.preempted_ranks()
+        if ranks is None:
             return False
         self.saved_for_preemption = True
         if self.rank == 0:
-            print(f"PRE-EMPTION of the nodes of ranks {info.preempted_ranks}: saving a checkpoint", flush=True)
+            print(f"PRE-EMPTION of the nodes of ranks {ranks}: saving a checkpoint", flush=True)
         return True
 
     def is_left_out(self, position: Position) -> bool:
@@ -224,7 +233,7 @@ class Worker:
         return position, interval
 
     def save(self, position: Position, score: float | None, progress: Progress) -> None:
-        """Commit a checkpoint, and tell Ray Train of a validated one. Every rank must call it."""
+        """Commit a checkpoint, and tell of a validated one. Every rank must call it."""
         self.watch.progress(f"checkpoint at step {position.step}")
         interval, started = progress.interval(), time.perf_counter()
 
@@ -243,7 +252,7 @@ class Worker:
         if score is not None:
             best = score if position.best_score is None else position.best_score
             report = {"score": score, "best_score": best, "epoch": position.epoch, "step": position.step}
-            ray.train.report({name: float(value) for name, value in report.items()})
+            self.link.report({name: float(value) for name, value in report.items()})
         self.watch.progress()
         progress.saved(time.perf_counter() - started)
         progress.goes_on()
@@ -260,7 +269,7 @@ class Worker:
         )
 
 
-def run_worker(job: WorkerJob, watch: Watch) -> dict[str, Any]:
+def run_worker(job: WorkerJob, watch: Watch, link: Link) -> dict[str, Any]:
     """Train on this rank to the end of the run, again from the last checkpoint where a batch is left out.
 
     Returns:
@@ -273,7 +282,7 @@ def run_worker(job: WorkerJob, watch: Watch) -> dict[str, Any]:
     with memory_advice(from_dict(RunConfig, job.config).training):
         while True:
             started = time.perf_counter()
-            worker = Worker(job, watch)
+            worker = Worker(job, watch, link)
             if worker.rank == 0:
                 print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
             try:

@@ -24,6 +24,7 @@ from ecgmoe.pipeline.embed import embed
 from ecgmoe.pipeline.nodes import alive_nodes
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
+from ecgmoe.training.alone import can_be_alone
 from ecgmoe.training.identity import refuse_other_run, run_identity
 from ecgmoe.training.run import check_labels, train
 from ecgmoe.training.tracking import ParentRun
@@ -128,6 +129,7 @@ def compute_cells(
         at_once=together,
         label=lambda values: values["cell"],
         total=len(left),
+        alone=all(can_be_alone(plan.config(cell)) for cell in left),
     )
     by_name = {cell.run: cell for cell in left}
     return {by_name[each.values["cell"]]: each.failure for each in ended if each.failure}
@@ -147,9 +149,11 @@ def compute_cell(
     name = values["cell"]
     config, data = from_dict(RunConfig, configs[name]), folders[name]
     above = ParentRun(**parent) if parent else None
-    model = train(config, data=data, features=features[name], name=name, storage=storage, parent=above)
-    # This process is on the node of the driver, which may be one without a GPU, or with no CPU to spare among many nodes.
-    here = not config.training.use_gpu and len(alive_nodes()) == 1
+    alone = can_be_alone(config)
+    model = train(config, data=data, features=features[name], name=name, storage=storage, parent=above, alone=alone)
+    # Where others trained it, this process is on the node of the driver, which may be one without a GPU, or with no CPU to
+    # spare among many nodes.
+    here = alone or (not config.training.use_gpu and len(alive_nodes()) == 1)
     # As many as trained: the others belong to the cells beside this one.
     table = predict_split(model, data, split, workers=config.training.num_workers, here=here)
     for task in config.task_table():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from ecgmoe.pipeline.prepared import PreparedData, split_rows
 from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.store import Store
 from ecgmoe.readable import size
+from ecgmoe.training.alone import group_of_one
 from ecgmoe.training.checkpoint_store import KEPT
 from ecgmoe.training.fit_statistics import training_statistics
 from ecgmoe.training.job import WorkerJob
@@ -132,22 +132,15 @@ def together(
 
 
 def _measured(configs: dict[str, Any], data: str, features: dict[str, dict[str, str]]) -> dict[str, Measured]:
-    import torch.distributed as dist
-
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    gpu = any(values["training"]["use_gpu"] for values in configs.values())
-    with tempfile.TemporaryDirectory() as folder:
-        # One for all: DeepSpeed keeps hold of the first.
-        dist.init_process_group("nccl" if gpu else "gloo", init_method=f"file://{folder}/meeting", rank=0, world_size=1)
-        found = {name: _steps(values, data, features[name]) for name, values in configs.items()}
-        dist.destroy_process_group()
-    return found
+    group_of_one("nccl" if any(values["training"]["use_gpu"] for values in configs.values()) else "gloo")
+    return {name: _steps(values, data, features[name]) for name, values in configs.items()}
 
 
 def _steps(values: dict[str, Any], data: str, features: dict[str, str]) -> Measured:
     import torch
 
     from ecgmoe.training.engine import destroy
+    from ecgmoe.training.link import Alone
     from ecgmoe.training.watch import Watch
     from ecgmoe.training.worker import Worker
 
@@ -164,7 +157,7 @@ def _steps(values: dict[str, Any], data: str, features: dict[str, str]) -> Measu
             tracking_uri="unused",
             mlflow_run_id="unused",
         )
-        worker = Worker(job, Watch(None, Store(folder), 0, math.inf))
+        worker = Worker(job, Watch(None, Store(folder), 0, math.inf), Alone())
         seconds, batch = [], None
         started = time.perf_counter()
         for whole, batch in islice(worker.batches(worker.plan(0), 0, 0), WARM_UP + TIMED):

@@ -1,7 +1,7 @@
 """Trials through Ray Tune: each is a function call in a process of its own, and most of them train with workers of their own.
 
-A trial's process waits for its workers, and so takes no CPU: what is counted are the workers. It runs on the node of the
-driver, where Ray counts nothing else against it.
+The process of a trial with workers waits for them, and so takes no CPU: what is counted are the workers. It runs on the node
+of the driver, where Ray counts nothing else against it. A trial that trains alone takes a CPU, wherever there is one.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ def run_trials(
     total: int,
     config: tune.TuneConfig | None = None,
     go_on: bool = False,
+    alone: bool = False,
 ) -> list[Ended]:
     """Run all trials to their end; one that fails does not end the others.
 
@@ -130,6 +131,7 @@ def run_trials(
         total: number of trials.
         config: of Ray Tune (samples, scheduler, searcher); None runs the space as it is.
         go_on: whether to go on with the experiment of this name where there is one.
+        alone: the call trains in its own process (`train_alone`).
 
     Raises:
         KeyboardInterrupt: or SystemExit, where a signal ended the driver; trials are cut off, and their runs go on from
@@ -138,8 +140,7 @@ def run_trials(
     connect()
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     # On the node of the driver, which in a cluster may have no CPU to give.
-    head = {"node:__internal_head__": 0.001}
-    trainable = tune.with_resources(call, head)
+    trainable = tune.with_resources(call, {"CPU": 1} if alone else {"node:__internal_head__": 0.001})
     state, filesystem = store / STATE, arrow_filesystem(store)
     base = state.root if filesystem is None else state.root.partition("://")[2]
     place: dict[str, Any] = {"storage_filesystem": filesystem} if filesystem else {}

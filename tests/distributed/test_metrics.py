@@ -43,7 +43,7 @@ def training_steps(config: dict[str, Any]) -> None:
 
     load = RoutingLoad(["rr"], ["a", "b"], torch.device("cpu"))
     tracker: Any = Tracker()
-    progress = Progress(TrainingConfig(log_every=1), 30, 0, tracker, load)
+    progress = Progress(TrainingConfig(log_every=1), 30, 0, tracker, load, run="seen")
     progress.resume(progress.interval())
     costs = []
     for step in range(1, 31):

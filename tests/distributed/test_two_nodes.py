@@ -8,6 +8,7 @@ import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,10 @@ from two_nodes import Cluster, Job, cluster, read_job
 pytestmark = [pytest.mark.distributed, pytest.mark.ray]
 
 
+CANARY = secrets.token_hex(16)
+"""Stands for the keys of an object store, which pods get as variables."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("two_nodes")
@@ -27,7 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def job(folder: Path) -> Job:
-    return read_job("local", "train", folder)
+    read = read_job("local", "train", folder)
+    keys = {"AWS_SECRET_ACCESS_KEY": CANARY}
+    return replace(read, environment=read.environment | keys, worker_environment=read.worker_environment | keys)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +49,7 @@ def test_the_manifest_is_what_is_run(job: Job, folder: Path) -> None:
     assert job.command[job.command.index("--storage") + 1] == f"{shared}/runs"
     assert job.environment["ECGMOE_HOME"] == f"{shared}/ecgmoe"
     assert job.environment["ECGMOE_SHARED_MOUNT"] == "1"
+    assert job.worker_environment == {**job.environment, "POD_IP": "127.0.0.1"}
     assert job.runtime_env == {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "120"}}
     assert job.head == ("--num-cpus", "0")
     assert job.worker == ("--num-cpus", "3")
@@ -67,7 +75,7 @@ def test_a_stranger_is_refused(job: Job, started: Cluster, tmp_path: Path) -> No
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_the_job_trains_and_tells_no_identifier(job: Job, started: Cluster, folder: Path) -> None:
+def test_the_job_trains_and_tells_no_identifier_and_no_secret(job: Job, started: Cluster, folder: Path) -> None:
     data = simulated_and_prepared(job.shared / "simulated", patients=60, studies=120)
     # Nothing to embed before the training.
     short = [part for number in (2, 3, 4) for part in (f"--backbones.{number}.mode", "full")]
@@ -88,5 +96,8 @@ def test_the_job_trains_and_tells_no_identifier(job: Job, started: Cluster, fold
         *(each / "session_latest" / "logs" for each in started.folders.values()),
     ]
     assert found_below(known, *logs) == {}
+    assert CANARY not in said
+    files = [each for each in (*runs.rglob("*"), *folder.rglob("*.log")) if each.is_file()]
+    assert [each for each in files if CANARY.encode() in each.read_bytes()] == []
     # Where the data themselves may be seen, the report says of which studies it speaks: the search finds what is there.
     assert found_below(known, runs / "tiny" / "report" / "report.html") != {}

@@ -22,12 +22,13 @@ def steps_with_mean(jobs: list[dict[str, Any]], steps: int, file: str) -> list[d
     from ecgmoe.training.checkpoint import full_state
     from ecgmoe.training.engine import destroy
     from ecgmoe.training.job import WorkerJob
+    from ecgmoe.training.link import Alone
     from ecgmoe.training.worker import Worker
 
     results = []
     for job in jobs:
         handed = WorkerJob(**job)
-        worker = Worker(handed, unwatched(handed))
+        worker = Worker(handed, unwatched(handed), Alone())
         weights, means, again = [full_state(worker.engine)], [], {}
         for whole, batch in islice(worker.batches(worker.plan(0), 0, 0), steps):
             worker.step(batch, whole)

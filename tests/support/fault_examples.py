@@ -12,7 +12,8 @@ import psutil
 import torch.distributed as dist
 
 from ecgmoe.training.job import WorkerJob
-from resume_examples import unwatched, without_ray
+from ecgmoe.training.link import Alone
+from resume_examples import unwatched
 
 
 def run_with_an_extreme_label(jobs: list[dict[str, Any]], study: int) -> list[dict[str, Any]]:
@@ -38,12 +39,11 @@ def _run(job: dict[str, Any], study: int) -> dict[str, Any]:
 
     handed, error = WorkerJob(**job), ""
     with (
-        without_ray([]),
         mock.patch.object(loader, "label_arrays", _extreme(loader.label_arrays, study)),
         mock.patch.object(worker, "Worker", Kept),
     ):
         try:
-            worker.run_worker(handed, unwatched(handed))
+            worker.run_worker(handed, unwatched(handed), Alone())
         except FloatingPointError as fault:
             error = str(fault)
     state = full_state(last[0].engine)
@@ -72,9 +72,9 @@ def run_out_of_memory(job: dict[str, Any], more: int) -> str:
             return super().run()
 
     handed = WorkerJob(**job)
-    with without_ray([]), mock.patch.object(worker, "Worker", Limited):
+    with mock.patch.object(worker, "Worker", Limited):
         try:
-            worker.run_worker(handed, unwatched(handed))
+            worker.run_worker(handed, unwatched(handed), Alone())
         except MemoryError as fault:
             return str(fault)
         finally:

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import ray.train
 import torch
 import torch.distributed as dist
 
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training.job import WorkerJob
+from ecgmoe.training.link import Alone
 from ecgmoe.training.watch import Watch
 from training_examples import keep_gradients
 
 
 class Interrupted(Exception):
     """Stands for whatever ends a process."""
-
-
-@contextmanager
-def without_ray(reported: list[dict[str, float]]) -> Iterator[None]:
-    """A training loop outside of Ray Train: what it reports is kept, and no node is about to go."""
-    with (
-        mock.patch.object(ray.train, "report", reported.append),
-        mock.patch.object(ray.train, "get_preemption_info", return_value=None),
-    ):
-        yield
 
 
 def unwatched(job: WorkerJob) -> Watch:
@@ -60,13 +49,10 @@ def _run(job: dict[str, Any], stops: list[int | str]) -> dict[str, Any]:
 
     seen: dict[int, list[list[int]]] = {}
     for stop in [*stops, None]:
-        reported: list[dict[str, float]] = []
-        with (
-            without_ray(reported),
-            mock.patch.object(module, "validate", _ending(module.validate, stop)),
-        ):
+        link = Alone()
+        with mock.patch.object(module, "validate", _ending(module.validate, stop)):
             handed = WorkerJob(**job)
-            worker = module.Worker(handed, unwatched(handed))
+            worker = module.Worker(handed, unwatched(handed), link)
             worker.step = _ending_step(worker, stop, seen)  # type: ignore[method-assign]
             try:
                 worker.run()
@@ -78,7 +64,7 @@ def _run(job: dict[str, Any], stops: list[int | str]) -> dict[str, Any]:
                 mean = full_state(worker.engine)
             destroy(worker.engine)
     made = sum(len(attempts) for attempts in seen.values())
-    found = {"state": state, "mean": mean, "reported": reported, "made": made}
+    found = {"state": state, "mean": mean, "reported": link.reported, "made": made}
     return {**found, "seen": {step: each[-1] for step, each in seen.items()}}
 
 
@@ -135,7 +121,7 @@ def _go_on(job: dict[str, Any], source: str | None, write: str | None, steps: in
     from ecgmoe.training.worker import Worker
 
     handed = WorkerJob(**job)
-    worker = Worker(handed, unwatched(handed))
+    worker = Worker(handed, unwatched(handed), Alone())
     position = checkpoint.load(worker.engine, Path(source), worker.training)[0] if source else Position()
     metrics = validate(worker.engine, worker.reader, worker.labels, worker.tasks, worker.training)["tasks"]
     gradient = keep_gradients(worker.engine, BEFORE)

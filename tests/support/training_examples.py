@@ -16,6 +16,7 @@ from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training.fit_statistics import training_statistics
 from ecgmoe.training.job import WorkerJob
+from ecgmoe.training.link import Alone
 from ecgmoe.training.plan import GlobalBatch
 from ecgmoe.training.watch import Watch
 
@@ -49,7 +50,7 @@ def train_some(
     results = []
     for job in jobs:
         handed = WorkerJob(**job)
-        worker = Worker(handed, Watch(None, Store(handed.run), 0, 1e9))
+        worker = Worker(handed, Watch(None, Store(handed.run), 0, 1e9), Alone())
         hide_labels(worker.reader.labels, hidden)
         start = full_state(worker.engine)
         kept = keep_gradients(worker.engine) if gradients else {}

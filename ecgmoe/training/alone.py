@@ -1,0 +1,54 @@
+"""Train a run in this process alone, on its CPU: for many small runs, whose time is mostly that of starting processes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from ecgmoe.config import RunConfig
+from ecgmoe.config_tools import from_dict
+from ecgmoe.pipeline.store import Store
+from ecgmoe.training.job import WorkerJob
+
+
+def can_be_alone(config: RunConfig) -> bool:
+    """Whether `train_alone` is what Ray Train would do: one worker, without a GPU."""
+    return config.training.num_workers == 1 and not config.training.min_workers and not config.training.use_gpu
+
+
+def train_alone(job: WorkerJob) -> None:
+    """Do what the one worker of Ray Train would do, bit for bit, from wherever the run stands to its end.
+
+    A failure is not tried again, and a run that hangs ends the process.
+
+    Args:
+        job: of one worker without a GPU.
+
+    Raises:
+        Exception: as `run_worker`.
+    """
+    # Before DeepSpeed is imported, which happens here and not in the driver.
+    os.environ |= {"DS_ACCELERATOR": "cpu", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    from ecgmoe.training.link import Alone
+    from ecgmoe.training.watch import Watch
+    from ecgmoe.training.worker import run_worker
+
+    group_of_one()
+    timeout = from_dict(RunConfig, job.config).training.hang_timeout_s
+    with Watch(None, Store(job.run), 0, timeout) as watch:
+        run_worker(job, watch, Alone())
+
+
+def group_of_one(backend: str = "gloo") -> None:
+    """torch's process group of this process alone, where there is none yet.
+
+    It stays: DeepSpeed keeps hold of the first one that it sees.
+    """
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        return
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    meeting = Path(tempfile.mkdtemp(prefix="ecgmoe-group-")) / "meeting"
+    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=0, world_size=1)
