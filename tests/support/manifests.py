@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from render import load, overlay
 
 CRDS = REPOSITORY.parent / "shared" / "kubernetes" / "crds"
 KUBERNETES = "1.34"
+WITH_KUEUE = ("single-gpu-node", "multi-node-spot")
 OVERLAYS = ("local", "single-gpu-node", "multi-node-spot")
 
 Document = dict[str, Any]
@@ -198,3 +200,28 @@ def changed(document: Document, path: str, value: Any) -> Document:
 
 def cluster_folder() -> Path:
     return REPOSITORY / "cluster"
+
+
+def of(name: str, kind: str) -> list[Document]:
+    return [each for each in documents(name) if each["kind"] == kind]
+
+
+def named(name: str, kind: str, one: str) -> Document:
+    return next(each for each in of(name, kind) if each["metadata"]["name"] == one)
+
+
+def quantity(value: str) -> float:
+    """A Kubernetes quantity as a number."""
+    number, unit = re.fullmatch(r"([0-9.]+)(m|Ki|Mi|Gi|Ti)?", value).groups()  # type: ignore[union-attr]
+    return float(number) * {None: 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[unit]
+
+
+def gpus_of(group: Document) -> int:
+    return int(group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", 0))
+
+
+def cpus_of(groups: list[Document]) -> float:
+    return sum(
+        group["replicas"] * quantity(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+        for group in groups
+    )
