@@ -1,0 +1,57 @@
+"""A run that trains in the process that asks for it is the one of Ray Train's worker, whatever the process did before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from ecgmoe.config import RunConfig
+from ecgmoe.config_tools import from_dict, to_dict
+from ecgmoe.pipeline.ray_data import connect
+from ecgmoe.training.alone import can_be_alone
+from ecgmoe.training.run import train
+from prepared_examples import simulated_and_prepared
+from tuning_examples import small
+
+pytestmark = [pytest.mark.distributed, pytest.mark.ray]
+
+
+def live(**training: Any) -> RunConfig:
+    """All weights train, with dropout, so that the random state counts."""
+    config = small()
+    backbones = tuple(replace(each, mode="full") for each in config.backbones)
+    return replace(config, backbones=backbones, training=replace(config.training, **training))
+
+
+def one_after_the_other(configs: dict[str, dict[str, Any]], data: str, storage: str) -> None:
+    for name, values in configs.items():
+        train(from_dict(RunConfig, values), data=data, features={}, name=name, storage=storage, alone=True)
+
+
+def test_it_is_the_run_of_ray_train_bit_for_bit(tmp_path: Path) -> None:
+    data, storage = str(simulated_and_prepared(tmp_path, patients=60, studies=120)), str(tmp_path / "runs")
+    config, other = live(), live(zero_stage=3, seed=5)
+    assert config.model.dropout > 0
+    assert can_be_alone(config)
+    connect(2, dashboard=False)
+    try:
+        train(config, data=data, features={}, name="ray-train", storage=storage)
+        # Another stage and another seed first, in the same process.
+        plain = {"before": to_dict(other), "alone": to_dict(config)}
+        ray.get(ray.remote(num_cpus=1)(one_after_the_other).remote(plain, data, storage))
+    finally:
+        ray.shutdown()
+    models = {name: (tmp_path / "runs" / name / "model") for name in ("ray-train", "alone", "before")}
+    weights = {name: (folder / "model.safetensors").read_bytes() for name, folder in models.items()}
+    assert weights["alone"] == weights["ray-train"]
+    assert weights["before"] != weights["ray-train"]
+    assert (models["alone"] / "config.json").read_text() == (models["ray-train"] / "config.json").read_text()
+
+
+@pytest.mark.parametrize("training", [{"num_workers": 2}, {"use_gpu": True}])
+def test_more_than_one_cpu_worker_is_ray_trains(training: dict[str, Any]) -> None:
+    assert not can_be_alone(live(**training))
