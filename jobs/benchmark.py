@@ -2,6 +2,7 @@
 
 prepare: records per second on one and two workers, beside the sum of its parts
 embed: records per second of each backbone, beside bare PyTorch loops over the same batches
+loader: records per second of training batches, beside a torch DataLoader that reads the WFDB files on the fly
 memory: resident memory of a training step at each ZeRO stage on two workers, beside the prediction
 inference: time per ECG of all tasks in one pass, beside the paper's multi-task baseline and five single-task copies
 export: a whole prediction by the model, its inference form, torch.export and ONNX; adapters merged beside apart
@@ -34,10 +35,11 @@ class Options:
 
     Attributes:
         stage: what to measure.
-        dataset: prepare: which reader.
-        root: prepare: the dataset; serving: a folder of WFDB records; simulated ECGs without it.
-        size: ECGs (prepare, embed, scale, index, attribution), good requests of a round (serving) or rows (labevents).
+        dataset: prepare, loader: which reader.
+        root: prepare, loader: the dataset; serving: a folder of WFDB records; simulated ECGs without it.
+        size: ECGs (prepare, embed, loader, scale, index, attribution), good requests of a round (serving) or rows (labevents).
         repeats: prepare, embed: rounds of parts and whole.
+        pairs: loader: interleaved rounds, at least 6.
         model: attribution, serving: a model folder.
         data: attribution: a prepared folder, whose test split is explained.
         scratch: folder for what is generated; a temporary one by default.
@@ -47,6 +49,7 @@ class Options:
     stage: Literal[
         "prepare",
         "embed",
+        "loader",
         "memory",
         "inference",
         "export",
@@ -61,6 +64,7 @@ class Options:
     root: str | None = None
     size: int = 2000
     repeats: int = 3
+    pairs: int = 10
     model: str | None = None
     data: str | None = None
     scratch: str | None = None
@@ -107,6 +111,18 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
         run_prepare("simulated", str(scratch / "raw"), str(scratch / "data"))
         return embed_benchmark(str(scratch / "data"), repeats=options.repeats)
+
+    def loader() -> dict[str, Any]:
+        from ecgmoe.benchmark.loader import loader_benchmark
+        from ecgmoe.config import tiny
+        from ecgmoe.ecg.simulate import SimulationConfig, simulate
+        from ecgmoe.pipeline.prepare import prepare as run_prepare
+
+        root = options.root or str(scratch / "raw")
+        if options.root is None:
+            simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
+        run_prepare(options.dataset, root, str(scratch / "data"))
+        return loader_benchmark(str(scratch / "data"), root, tiny(), pairs=options.pairs)
 
     def memory() -> dict[str, Any]:
         from ecgmoe.benchmark.training_memory import memory_benchmark
@@ -163,6 +179,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
     return {
         "prepare": prepare,
         "embed": embed,
+        "loader": loader,
         "memory": memory,
         "inference": inference,
         "export": export,
