@@ -1,17 +1,19 @@
-"""Where the time of a thread goes."""
+"""Where the time of threads goes."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Seconds by what they were spent on; one thread measures, another takes them."""
+    """Seconds by what they were spent on; some threads measure, another takes them."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
 
     @contextmanager
     def on(self, stage: str) -> Iterator[None]:
@@ -20,9 +22,12 @@ class Stopwatch:
         try:
             yield
         finally:
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - start
+            spent = time.perf_counter() - start
+            with self._lock:
+                self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
 
     def take(self) -> dict[str, float]:
         """Seconds by stage since the last call."""
-        taken, self._seconds = self._seconds, {}
+        with self._lock:
+            taken, self._seconds = self._seconds, {}
         return taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,9 @@ from ecgmoe.pipeline.prepared import PreparedData, RowGroup, row_groups, split_g
 from ecgmoe.stopwatch import Stopwatch
 from ecgmoe.tasks import Task
 
-ASSEMBLING = "assembling batches"
+ASSEMBLING, CHANGING = "assembling batches", "augmenting"
+THREADS = 2
+"""That read ahead: decoding and augmentation free the GIL, so that the second one helps wherever a core is idle."""
 
 
 class BatchReader:
@@ -27,7 +30,7 @@ class BatchReader:
         data: the prepared folder.
         labels: its labels table.
         tasks: whose labels go into the batch.
-        groups_kept: row groups in memory (about 4 MB each): at least one per slot that this worker reads.
+        groups_kept: row groups in memory (about 4 MB each): at least one per slot that this worker reads, and `THREADS`.
     """
 
     def __init__(self, data: PreparedData, labels: pa.Table, tasks: Sequence[Task], groups_kept: int) -> None:
@@ -35,7 +38,8 @@ class BatchReader:
         self.group, self.row = row_groups(labels), labels["row"].to_numpy() % ROW_GROUP_ROWS
         self.study_id, self.patient_id = labels["study_id"].to_numpy(), labels["patient_id"].to_numpy()
         self.labels = label_arrays(labels, tasks)
-        self._kept: OrderedDict[int, RowGroup] = OrderedDict()
+        self._kept: OrderedDict[int, Future[RowGroup]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def read(self, rows: npt.NDArray[np.int64]) -> ECGBatch:
         """The batch of these rows, in this order."""
@@ -66,35 +70,54 @@ class BatchReader:
     @property
     def stages(self) -> list[str]:
         """What `clock` tells apart, on every rank in the same order."""
-        return ["reading signals", *(f"reading features of {name}" for name in self.data.features), ASSEMBLING]
+        return [
+            "reading signals",
+            *(f"reading features of {name}" for name in self.data.features),
+            ASSEMBLING,
+            CHANGING,
+        ]
 
     def detected_rr_ms(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Median of the detected RR of these rows, NaN where there is none."""
         return np.array([self._group(int(self.group[row])).rr_ms[self.row[row]] for row in rows], dtype=np.float32)
 
     def _group(self, number: int) -> RowGroup:
-        if number in self._kept:
+        with self._lock:
+            found, mine = self._kept.get(number), Future[RowGroup]()
+            if found is None:
+                self._kept[number] = mine
             self._kept.move_to_end(number)
-        else:
-            self._kept[number] = self.data.row_group(*split_group(number), self.clock)
             while len(self._kept) > self.groups_kept:
                 self._kept.popitem(last=False)
-        return self._kept[number]
+        if found is not None:
+            # Another thread may still be reading it.
+            return found.result()
+        try:
+            mine.set_result(self.data.row_group(*split_group(number), self.clock))
+        except BaseException as error:
+            mine.set_exception(error)
+            with self._lock:
+                self._kept.pop(number, None)
+            raise
+        return mine.result()
 
     def ahead(
         self, batches: Iterable[npt.NDArray[np.int64]], depth: int, change: Callable[[ECGBatch], ECGBatch] | None = None
     ) -> Iterator[ECGBatch]:
-        """Batches in order, with up to `depth` of them read, and changed, in a background thread (Arrow frees the GIL)."""
+        """Batches in order, with up to `depth` of them read, and changed, in background threads."""
 
         def read(rows: npt.NDArray[np.int64]) -> ECGBatch:
             batch = self.read(rows)
-            return change(batch) if change else batch
+            if change is None:
+                return batch
+            with self.clock.on(CHANGING):
+                return change(batch)
 
         pending: deque[Future[ECGBatch]] = deque()
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as thread:
+        with ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="read-ahead") as threads:
             try:
                 for rows in batches:
-                    pending.append(thread.submit(read, rows))
+                    pending.append(threads.submit(read, rows))
                     if len(pending) > depth:
                         yield pending.popleft().result()
                 while pending:

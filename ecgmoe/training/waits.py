@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from ecgmoe.training.collectives import sum_over_ranks
-from ecgmoe.training.loader import ASSEMBLING, BatchReader
+from ecgmoe.training.loader import ASSEMBLING, CHANGING, BatchReader
 
 TOLERATED = 0.05
 """Share of a step's time."""
@@ -25,7 +25,7 @@ class Wait:
         rank: of it.
         seconds: that its steps waited for batches.
         of: seconds that its steps took with that.
-        reading: seconds of its read-ahead thread by stage.
+        reading: seconds of its threads that read ahead by stage.
     """
 
     rank: int
@@ -47,7 +47,7 @@ def waits_of_ranks(
     Args:
         seconds: that this rank waited.
         of: seconds of its steps.
-        reading: seconds of its read-ahead thread by stage.
+        reading: seconds of its threads that read ahead by stage.
         stages: the same on every rank.
         device: of the engine.
     """
@@ -92,8 +92,9 @@ class WaitWarning:
     def remedy(self, stage: str) -> str:
         """What helps where this stage takes longest."""
         deeper = f"--training.read-ahead above {self.read_ahead} where it comes in bursts"
-        if stage == ASSEMBLING:
-            return f"give each worker a second CPU core for the thread that reads ahead; {deeper}"
+        if stage in (ASSEMBLING, CHANGING):
+            less = "; less of --training.augmentation" if stage == CHANGING else ""
+            return f"give each worker a second CPU core for the threads that read ahead; {deeper}{less}"
         folder = self.reader.data.store.root
         kept = "; smaller features (a backbone live instead of cached)" if "features" in stage else ""
         return f"a copy of {folder} on a local or faster disk; {deeper}{kept}"

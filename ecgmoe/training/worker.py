@@ -32,7 +32,7 @@ from ecgmoe.training.faults import memory_advice
 from ecgmoe.training.fit_statistics import trained_on
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.link import Link
-from ecgmoe.training.loader import BatchReader
+from ecgmoe.training.loader import THREADS, BatchReader
 from ecgmoe.training.memory_report import PROBED, log_memory, plan_memory
 from ecgmoe.training.plan import EpochPlan, GlobalBatch, epoch_plan
 from ecgmoe.training.progress import Interval, Progress
@@ -63,7 +63,7 @@ class Worker:
         self.labels = data.labels()
         self.rows, self.groups = split_rows(self.labels, "train"), row_groups(self.labels)
         self.trained_on = trained_on(data, self.labels, self.config)
-        self.reader = BatchReader(data, self.labels, self.tasks, 2 * self.training.slots // self.world)
+        self.reader = BatchReader(data, self.labels, self.tasks, 2 * self.training.slots // self.world + THREADS)
         self.steps_per_epoch = len(self.rows) // self.training.global_batch
         self.total_steps = self.steps_per_epoch * self.training.epochs
         self.backbones = build_backbones(self.config)
