@@ -130,4 +130,10 @@ def large() -> RunConfig:
     return replace(base(), backbones=_published("AutonLab/MOMENT-1-large"))
 
 
-PRESETS: dict[str, Callable[[], RunConfig]] = {"tiny": tiny, "base": base, "large": large}
+def bench() -> RunConfig:
+    """What `jobs/benchmark.py --stage training` measures: `tiny` with steps of a fraction of a second on one thread."""
+    preset = tiny()
+    return replace(preset, training=replace(preset.training, global_batch=16))
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {"tiny": tiny, "bench": bench, "base": base, "large": large}

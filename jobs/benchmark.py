@@ -3,6 +3,7 @@
 prepare: records per second on one and two workers, beside the sum of its parts
 embed: records per second of each backbone, beside bare PyTorch loops over the same batches
 loader: records per second of training batches, beside a torch DataLoader that reads the WFDB files on the fly
+training: time of a training step, beside a bare DeepSpeed loop over batches in memory
 memory: resident memory of a training step at each ZeRO stage on two workers, beside the prediction
 inference: time per ECG of all tasks in one pass, beside the paper's multi-task baseline and five single-task copies
 export: a whole prediction by the model, its inference form, torch.export and ONNX; adapters merged beside apart
@@ -35,11 +36,13 @@ class Options:
 
     Attributes:
         stage: what to measure.
-        dataset: prepare, loader: which reader.
-        root: prepare, loader: the dataset; serving: a folder of WFDB records; simulated ECGs without it.
-        size: ECGs (prepare, embed, loader, scale, index, attribution), good requests of a round (serving) or rows (labevents).
+        dataset: prepare, loader, training: which reader.
+        root: prepare, loader, training: the dataset; serving: a folder of WFDB records; simulated ECGs without it.
+        size: ECGs (prepare, embed, loader, training, scale, index, attribution), good requests of a round (serving) or rows
+            (labevents).
         repeats: prepare, embed: rounds of parts and whole.
-        pairs: loader: interleaved rounds, at least 6.
+        pairs: loader, training: interleaved rounds, at least 6.
+        preset: training: which configuration.
         model: attribution, serving: a model folder.
         data: attribution: a prepared folder, whose test split is explained.
         scratch: folder for what is generated; a temporary one by default.
@@ -50,6 +53,7 @@ class Options:
         "prepare",
         "embed",
         "loader",
+        "training",
         "memory",
         "inference",
         "export",
@@ -65,6 +69,7 @@ class Options:
     size: int = 2000
     repeats: int = 3
     pairs: int = 10
+    preset: str = "bench"
     model: str | None = None
     data: str | None = None
     scratch: str | None = None
@@ -103,18 +108,8 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
             simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
         return prepare_benchmark(options.dataset, root, scratch / "data", repeats=options.repeats)
 
-    def embed() -> dict[str, Any]:
-        from ecgmoe.benchmark.embed import embed_benchmark
-        from ecgmoe.ecg.simulate import SimulationConfig, simulate
-        from ecgmoe.pipeline.prepare import prepare as run_prepare
-
-        simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
-        run_prepare("simulated", str(scratch / "raw"), str(scratch / "data"))
-        return embed_benchmark(str(scratch / "data"), repeats=options.repeats)
-
-    def loader() -> dict[str, Any]:
-        from ecgmoe.benchmark.loader import loader_benchmark
-        from ecgmoe.config import tiny
+    def prepared() -> tuple[str, str]:
+        """The dataset and its prepared folder, made for this."""
         from ecgmoe.ecg.simulate import SimulationConfig, simulate
         from ecgmoe.pipeline.prepare import prepare as run_prepare
 
@@ -122,7 +117,27 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         if options.root is None:
             simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
         run_prepare(options.dataset, root, str(scratch / "data"))
-        return loader_benchmark(str(scratch / "data"), root, tiny(), pairs=options.pairs)
+        return root, str(scratch / "data")
+
+    def embed() -> dict[str, Any]:
+        from ecgmoe.benchmark.embed import embed_benchmark
+
+        return embed_benchmark(prepared()[1], repeats=options.repeats)
+
+    def loader() -> dict[str, Any]:
+        from ecgmoe.benchmark.loader import loader_benchmark
+        from ecgmoe.config import tiny
+
+        root, data = prepared()
+        return loader_benchmark(data, root, tiny(), pairs=options.pairs)
+
+    def training() -> dict[str, Any]:
+        from ecgmoe.benchmark.training import training_benchmark
+        from ecgmoe.config import PRESETS
+
+        if options.preset not in PRESETS:
+            raise ValueError(f"there is no preset {options.preset!r}: choose one of {', '.join(PRESETS)}")
+        return training_benchmark(prepared()[1], PRESETS[options.preset](), pairs=options.pairs)
 
     def memory() -> dict[str, Any]:
         from ecgmoe.benchmark.training_memory import memory_benchmark
@@ -180,6 +195,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         "prepare": prepare,
         "embed": embed,
         "loader": loader,
+        "training": training,
         "memory": memory,
         "inference": inference,
         "export": export,

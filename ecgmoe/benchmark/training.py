@@ -1,0 +1,171 @@
+"""A training step of this project beside a bare DeepSpeed loop over batches that lie in memory already.
+
+Ours reads and augments in its threads, keeps the mean of the weights, agrees with other ranks, counts, prints and logs to
+MLflow. The bare loop does nothing but the model, its loss, backward and step, as a script under torchrun would. Both on one
+thread of one process.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import ray
+import torch
+
+from ecgmoe.benchmark.paired import interleaved, ratio
+from ecgmoe.config import RunConfig
+from ecgmoe.config_tools import from_dict, require, to_dict
+from ecgmoe.model.batch import ECGBatch
+from ecgmoe.model.losses import composite, task_losses
+from ecgmoe.model.statistics import TrainingStatistics
+from ecgmoe.pipeline.embed import embed
+from ecgmoe.pipeline.prepared import PreparedData, split_rows
+from ecgmoe.pipeline.store import Store
+from ecgmoe.training.alone import group_of_one
+from ecgmoe.training.fit_statistics import training_statistics
+from ecgmoe.training.job import WorkerJob
+from ecgmoe.training.plan import GlobalBatch
+from ecgmoe.training.run import mlflow_run
+from ecgmoe.training.tracking import default_uri
+
+WARM = 2
+"""Steps of each round that do not count."""
+
+
+class Enough(Exception):
+    """All steps of a round are made."""
+
+
+def training_benchmark(data: str, config: RunConfig, *, pairs: int = 10) -> dict[str, Any]:
+    """Alternate rounds of both, each from fresh weights, long enough that ours logs once.
+
+    Args:
+        data: prepared folder.
+        config: of the training; layout and device are set to one worker on a CPU.
+        pairs: rounds that count.
+
+    Returns:
+        Milliseconds per step of each (medians over rounds of means over steps), by how much ours takes longer, and the
+        bare loop's time as a share of ours: 1 would be no overhead.
+    """
+    os.environ |= {"DS_ACCELERATOR": "cpu"}
+    torch.set_num_threads(1)
+    group_of_one()
+    config = replace(config, training=replace(config.training, num_workers=1, min_workers=0, use_gpu=False))
+    features, steps = embed(data, config.cached, precision=config.training.precision), WARM + config.training.log_every
+    # Nothing else runs while it is measured.
+    ray.shutdown()
+    epoch = len(split_rows(PreparedData(data).labels(), "train")) // config.training.global_batch
+    require(
+        epoch > steps, f"{data} has {epoch} steps in an epoch and {steps + 1} are measured: give more records (--size)"
+    )
+    with tempfile.TemporaryDirectory(prefix="ecgmoe-benchmark-") as folder:
+        job = _job(config, PreparedData(data, features), folder)
+        batches = _batches(job, steps)
+        ways = [partial(_ours, job, steps), partial(_bare, job, batches)]
+        ours, bare = (each for each in interleaved(ways, pairs))
+    longer = [1e3 * (one - other) for one, other in zip(ours, bare, strict=True)]
+    return {
+        "records_per_step": config.training.global_batch,
+        "steps": config.training.log_every,
+        "pairs": pairs,
+        "ms_per_step": 1e3 * statistics.median(ours),
+        "bare_ms_per_step": 1e3 * statistics.median(bare),
+        "longer_ms": {"median": statistics.median(longer), "each": longer},
+        "bare_share": asdict(ratio(bare, ours)),
+    }
+
+
+def _job(config: RunConfig, data: PreparedData, folder: str) -> WorkerJob:
+    run, uri = Store(folder) / "run", default_uri(folder)
+    return WorkerJob(
+        config=to_dict(config),
+        data=data.store.root,
+        run=run.root,
+        features=data.features,
+        statistics=to_dict(training_statistics(data, data.labels(), config)),
+        tracking_uri=uri,
+        mlflow_run_id=mlflow_run(run, uri, config, data, "benchmark"),
+    )
+
+
+def _worker(job: WorkerJob) -> Any:
+    from ecgmoe.training.link import Alone
+    from ecgmoe.training.watch import Watch
+    from ecgmoe.training.worker import Worker
+
+    return Worker(job, Watch(None, Store(job.run), 0, 1e9), Alone())
+
+
+def _batches(job: WorkerJob, steps: int) -> list[tuple[GlobalBatch, ECGBatch]]:
+    """What the first steps train on, read and augmented."""
+    from ecgmoe.training.engine import destroy
+
+    worker = _worker(job)
+    found = list(islice(worker.batches(worker.plan(0), 0, 0), steps))
+    destroy(worker.engine)
+    return found
+
+
+def _ours(job: WorkerJob, steps: int) -> float:
+    """Seconds per step, from the start of one to the start of the next."""
+    from ecgmoe.training.engine import destroy
+
+    worker, starts = _worker(job), list[float]()
+    step = worker.step
+
+    def timed(batch: ECGBatch, whole: GlobalBatch) -> dict[str, torch.Tensor]:
+        starts.append(time.perf_counter())
+        if len(starts) > steps:
+            raise Enough
+        return step(batch, whole)
+
+    worker.step = timed
+    try:
+        worker.run()
+    except Enough:
+        pass
+    finally:
+        destroy(worker.engine)
+    return (starts[-1] - starts[WARM]) / (len(starts) - 1 - WARM)
+
+
+def _bare(job: WorkerJob, batches: list[tuple[GlobalBatch, ECGBatch]]) -> float:
+    """Seconds per step."""
+    import deepspeed
+
+    from ecgmoe.training.build import build_backbones, build_model
+    from ecgmoe.training.engine import deepspeed_config, destroy
+    from ecgmoe.training.global_terms import GlobalTerms
+    from ecgmoe.training.optimizer import make_optimizer, make_schedule
+
+    config, statistics_ = from_dict(RunConfig, job.config), from_dict(TrainingStatistics, job.statistics)
+    model, tasks = build_model(config, statistics_, build_backbones(config)), config.task_table()
+    optimizer = make_optimizer(model.parameters(), config.training)
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=make_schedule(optimizer, config.training, 1000),
+        config=deepspeed_config(config.training),
+        dist_init_required=False,
+    )
+    terms, started = GlobalTerms(config.loss), 0.0
+    for index, (whole, batch) in enumerate(batches):
+        if index == WARM:
+            started = time.perf_counter()
+        output = engine(batch)
+        totals = {task.name: float(config.training.global_batch) for task in tasks}
+        parts = task_losses(output, batch, tasks, statistics_, totals)
+        parts |= terms(terms.see(output), whole, batch.patient_id)
+        engine.backward(composite(parts, config.loss, tasks, output.log_variance, totals, 1.0))
+        engine.step()
+    seconds = time.perf_counter() - started
+    destroy(engine)
+    return seconds / (len(batches) - WARM)
