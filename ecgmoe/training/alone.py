@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -35,9 +37,21 @@ def train_alone(job: WorkerJob) -> None:
     from ecgmoe.training.worker import run_worker
 
     group_of_one()
+    forget_peak_memory()
     timeout = from_dict(RunConfig, job.config).training.hang_timeout_s
     with Watch(None, Store(job.run), 0, timeout) as watch:
         run_worker(job, watch, Alone())
+
+
+def forget_peak_memory() -> None:
+    """Begin the peak of this process' memory anew, so that a run does not tell that of one before it in the process.
+
+    What libraries keep of earlier runs stays in it. Where Linux does not allow it, the peak is that of all runs together.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError):
+        # proc(5): 5 resets the peak resident set size, which getrusage tells too.
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def group_of_one(backend: str = "gloo") -> None:

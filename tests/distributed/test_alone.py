@@ -12,7 +12,8 @@ import ray
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.pipeline.ray_data import connect
-from ecgmoe.training.alone import can_be_alone
+from ecgmoe.training.alone import can_be_alone, forget_peak_memory
+from ecgmoe.training.progress import peak_memory
 from ecgmoe.training.run import train
 from prepared_examples import simulated_and_prepared
 from tuning_examples import small
@@ -50,6 +51,15 @@ def test_it_is_the_run_of_ray_train_bit_for_bit(tmp_path: Path) -> None:
     assert weights["alone"] == weights["ray-train"]
     assert weights["before"] != weights["ray-train"]
     assert (models["alone"] / "config.json").read_text() == (models["ray-train"] / "config.json").read_text()
+
+
+def test_a_run_does_not_tell_the_memory_of_one_before_it() -> None:
+    before = peak_memory()
+    held = bytearray(300 << 20)
+    assert peak_memory() > before + (200 << 20)
+    del held
+    forget_peak_memory()
+    assert peak_memory() < before + (100 << 20)
 
 
 @pytest.mark.parametrize("training", [{"num_workers": 2}, {"use_gpu": True}])
