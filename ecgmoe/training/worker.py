@@ -286,6 +286,10 @@ def run_worker(job: WorkerJob, watch: Watch, link: Link) -> dict[str, Any]:
             if worker.rank == 0:
                 print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
             try:
-                return worker.run()
+                result = worker.run()
             except not_finite.BatchLeftOut:
                 destroy(worker.engine)
+            else:
+                # The process may have other runs to train.
+                destroy(worker.engine)
+                return result

@@ -28,22 +28,23 @@ def live(**training: Any) -> RunConfig:
     return replace(config, backbones=backbones, training=replace(config.training, **training))
 
 
-def one_after_the_other(configs: dict[str, dict[str, Any]], data: str, storage: str) -> None:
-    for name, values in configs.items():
-        train(from_dict(RunConfig, values), data=data, features={}, name=name, storage=storage, alone=True)
-
-
 def test_it_is_the_run_of_ray_train_bit_for_bit(tmp_path: Path) -> None:
     data, storage = str(simulated_and_prepared(tmp_path, patients=60, studies=120)), str(tmp_path / "runs")
     config, other = live(), live(zero_stage=3, seed=5)
     assert config.model.dropout > 0
     assert can_be_alone(config)
+    # Another stage and another seed first, in the same process.
+    plain = {"before": to_dict(other), "alone": to_dict(config)}
+
+    # In here, so that it travels whole: the workers of Ray do not find the modules of tests.
+    def one_after_the_other() -> None:
+        for name, values in plain.items():
+            train(from_dict(RunConfig, values), data=data, features={}, name=name, storage=storage, alone=True)
+
     connect(2, dashboard=False)
     try:
         train(config, data=data, features={}, name="ray-train", storage=storage)
-        # Another stage and another seed first, in the same process.
-        plain = {"before": to_dict(other), "alone": to_dict(config)}
-        ray.get(ray.remote(num_cpus=1)(one_after_the_other).remote(plain, data, storage))
+        ray.get(ray.remote(num_cpus=1)(one_after_the_other).remote())
     finally:
         ray.shutdown()
     models = {name: (tmp_path / "runs" / name / "model") for name in ("ray-train", "alone", "before")}

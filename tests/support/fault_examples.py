@@ -30,12 +30,15 @@ def _run(job: dict[str, Any], study: int) -> dict[str, Any]:
     from ecgmoe.training.checkpoint import full_state
     from ecgmoe.training.engine import destroy
 
-    last: list[Any] = []
+    engines, states = [], list[dict[str, Any]]()
 
     class Kept(worker.Worker):
         def run(self) -> dict[str, Any]:
-            last[:] = [self]
-            return super().run()
+            engines.append(self.engine)
+            try:
+                return super().run()
+            finally:
+                states.append(full_state(self.engine))
 
     handed, error = WorkerJob(**job), ""
     with (
@@ -46,8 +49,9 @@ def _run(job: dict[str, Any], study: int) -> dict[str, Any]:
             worker.run_worker(handed, unwatched(handed), Alone())
         except FloatingPointError as fault:
             error = str(fault)
-    state = full_state(last[0].engine)
-    destroy(last[0].engine)
+    state = states[-1]
+    if error:
+        destroy(engines[-1])
     finite = all(bool(value.isfinite().all()) for value in state.values() if value.is_floating_point())
     return {"state": state, "finite": finite, "error": error}
 
