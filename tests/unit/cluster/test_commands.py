@@ -22,11 +22,7 @@ from manifests import OVERLAYS, cpus_of, gpus_of, named
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_training_command_is_one_that_train_understands_and_its_workers_have_room(name: str) -> None:
     job = named(name, "RayJob", "train")["spec"]
-    python, script, *options = shlex.split(job["entrypoint"])
-    assert (python, script) == ("python", "/opt/ecgmoe/jobs/train.py")
-    train = entry_point("jobs", "train")
-    preset, config, rest = take_preset(options, PRESETS, "tiny")
-    parsed = parse(train.Options, rest, "", train.Options(storage="", config=config))
+    preset, parsed = understood(job["entrypoint"], "jobs", "train")
     training = parsed.config.training
     # A retry goes on because of its name.
     assert parsed.run
@@ -43,11 +39,7 @@ def test_the_training_command_is_one_that_train_understands_and_its_workers_have
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_tuning_command_is_one_that_search_understands_and_a_trial_has_room(name: str) -> None:
     job = named(name, "RayJob", "tune")["spec"]
-    python, script, *options = shlex.split(job["entrypoint"])
-    assert (python, script) == ("python", "/opt/ecgmoe/tune/search.py")
-    search = entry_point("tune", "search")
-    _, config, rest = take_preset(options, PRESETS, "tiny")
-    parsed = parse(search.Options, rest, "", search.Options(storage="", config=config))
+    _, parsed = understood(job["entrypoint"], "tune", "search")
     # A retry goes on because of its name.
     assert parsed.name != "search"
     assert parsed.storage.startswith(("/shared/", "s3://"))
@@ -84,6 +76,15 @@ def test_the_server_is_told_what_it_understands(name: str) -> None:
             assert shared == [{"name": "shared", "mountPath": config.model, "subPath": below, "readOnly": True}]
         secrets = [each["secretRef"]["name"] for each in pod["containers"][0]["envFrom"] if "secretRef" in each]
         assert secrets == ["ecgmoe-s3-read"]
+
+
+def understood(command: str, folder: str, name: str) -> tuple[str, Any]:
+    """Preset and options, as the job of this name takes them from its command."""
+    python, script, *options = shlex.split(command)
+    assert (python, script) == ("python", f"/opt/ecgmoe/{folder}/{name}.py")
+    job = entry_point(folder, name)
+    preset, config, rest = take_preset(options, PRESETS, "tiny")
+    return preset, parse(job.Options, rest, "", job.Options(storage="", config=config))
 
 
 def entry_point(folder: str, name: str) -> Any:
