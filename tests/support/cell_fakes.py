@@ -17,6 +17,7 @@ from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.tasks import task_table
 from ecgmoe.training import tracking
+from ecgmoe.training.alone import can_be_alone
 from ecgmoe.tuning import ablation, cells
 from ecgmoe.tuning.table_figures import RATE
 from ecgmoe.tuning.trials import Ended
@@ -31,6 +32,7 @@ class Fakes:
     """Stand where training, prediction and Ray Tune are, which need Ray."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.alone = False
         self.trained: list[tuple[str, int, str]] = []
         self.fail_at: int | None = None
         self.failing: set[str] = set()
@@ -46,7 +48,8 @@ class Fakes:
 
         patch.setattr(record_statistics, "map_shards", map_here)
 
-    def run_trials(self, call: Any, space: dict[str, Any], **_: Any) -> list[Ended]:
+    def run_trials(self, call: Any, space: dict[str, Any], *, alone: bool, **_: Any) -> list[Ended]:
+        self.alone = alone
         every = [{"cell": name} for name in space["cell"]["grid_search"]]
         for values in every:
             if values["cell"] not in self.failing:
@@ -54,7 +57,11 @@ class Fakes:
         reasons = dict.fromkeys(self.failing, "lead V9 is unknown")
         return [Ended(trial=each["cell"], values=each, failure=reasons.get(each["cell"])) for each in every]
 
-    def train(self, config: RunConfig, *, data: str, features: Any, name: str, storage: str, parent: Any) -> str:
+    def train(
+        self, config: RunConfig, *, data: str, features: Any, name: str, storage: str, parent: Any, alone: bool
+    ) -> str:
+        # A trial has a CPU of its own where it trains itself, and only there.
+        assert alone == self.alone == can_be_alone(config)
         if self.fail_at == len(self.trained):
             raise KeyboardInterrupt
         self.trained.append((name, config.training.seed, data.rsplit("/", 1)[1]))
