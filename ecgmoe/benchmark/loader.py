@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from ecgmoe.benchmark.paired import interleaved, ratio
 from ecgmoe.config import RunConfig
 from ecgmoe.pipeline.prepared import EVERY_SPLIT, PreparedData, row_groups, split_rows
-from ecgmoe.training.loader import BatchReader
+from ecgmoe.training.loader import THREADS, BatchReader
 from ecgmoe.training.plan import epoch_plan
 
 
@@ -48,7 +48,7 @@ class OnTheFly(Dataset[torch.Tensor]):
 def loader_benchmark(
     data: str, root: str, config: RunConfig, *, workers: tuple[int, ...] = (0, 2), pairs: int = 10
 ) -> dict[str, Any]:
-    """Alternate one epoch of ours, in one process with its thread that reads ahead, with one of the peer's.
+    """Alternate one epoch of ours, in one process with its two threads that read ahead, with one of the peer's.
 
     Args:
         data: prepared folder.
@@ -96,7 +96,7 @@ def _ours(data: PreparedData, rows: npt.NDArray[np.int64], config: RunConfig) ->
         seed=training.seed,
         epoch=0,
     )
-    reader = BatchReader(data, labels, config.task_table(), 2 * training.slots)
+    reader = BatchReader(data, labels, config.task_table(), 2 * training.slots + THREADS)
     batches = (plan.batch(index, 1).share(0) for index in range(len(plan.rows)))
     records = sum(len(batch.study_id) for batch in reader.ahead(batches, training.read_ahead))
     return records / (time.perf_counter() - started)

@@ -78,5 +78,5 @@ def _rank(count: int) -> int:
             break
         place += 1
     if place < 0:
-        raise ValueError(f"an interval needs at least 6 pairs, got {count}: raise --repeats")
+        raise ValueError(f"an interval needs at least 6 pairs, got {count}: raise --pairs")
     return place

@@ -12,7 +12,7 @@ from ecgmoe.model.frontend import characteristics, rr_summary
 from ecgmoe.model.statistics import TrainingStatistics, class_weights, target_scaling
 from ecgmoe.model.trained_on import TrainedOn
 from ecgmoe.pipeline.prepared import PreparedData, split_rows
-from ecgmoe.training.loader import BatchReader
+from ecgmoe.training.loader import THREADS, BatchReader
 
 SAMPLE_RECORDS = 2048
 """Records from which the input statistics are taken: the standard error of a mean is then 2 % of the spread."""
@@ -25,7 +25,7 @@ def training_statistics(data: PreparedData, labels: pa.Table, config: RunConfig)
     Records lie in the order of a hash, so the first ones are a random sample, and the same in every call.
     """
     tasks, rows = config.task_table(), split_rows(labels, "train")
-    reader = BatchReader(PreparedData(data.store.root), labels, (), groups_kept=1)
+    reader = BatchReader(PreparedData(data.store.root), labels, (), groups_kept=2 * THREADS)
     seen: list[tuple[Tensor, Tensor]] = []
     for batch in reader.ahead(np.array_split(rows[:SAMPLE_RECORDS], max(1, min(len(rows), SAMPLE_RECORDS) // 64)), 2):
         seen.append((characteristics(batch.signal, batch.r_peaks), rr_summary(batch.r_peaks)))

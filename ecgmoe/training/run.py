@@ -176,7 +176,12 @@ def train(
         mlflow_run_id=run_id,
     )
     if alone:
-        train_alone(job)
+        try:
+            train_alone(job)
+        except Exception:
+            with contextlib.suppress(OSError):
+                CheckpointStore(run).clear_unfinished()
+            raise
         return export(run)
     monitor = start_monitor()
     with tempfile.TemporaryDirectory(prefix="ecgmoe-ray-train-") as scratch:
