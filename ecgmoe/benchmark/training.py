@@ -1,8 +1,8 @@
 """A training step of this project beside a bare DeepSpeed loop over batches that lie in memory already.
 
-Ours reads and augments in its threads, keeps the mean of the weights, agrees with other ranks, counts, prints and logs to
-MLflow. The bare loop does nothing but the model, its loss, backward and step, as a script under torchrun would. Both on one
-thread of one process.
+Ours reads and augments in its threads, keeps the mean of the weights, agrees with other ranks, counts and prints; what it
+logs is in MLflow already after the first round and is only looked up, and without Ray no gauge is set. The bare loop does nothing but the
+model, its loss, backward and step, as a script under torchrun would. Both on one thread of one process.
 """
 
 from __future__ import annotations
@@ -48,13 +48,17 @@ def training_benchmark(data: str, config: RunConfig, *, pairs: int = 10) -> dict
 
     Args:
         data: prepared folder.
-        config: of the training; layout and device are set to one worker on a CPU.
+        config: of the training, in fp32 without accumulation; layout and device are set to one worker on a CPU.
         pairs: rounds that count.
 
     Returns:
         Milliseconds per step of each (medians over rounds of means over steps), by how much ours takes longer, and the
         bare loop's time as a share of ours: 1 would be no overhead.
     """
+    require(
+        config.training.precision == "fp32" and config.training.accumulation == 1,
+        "the bare loop trains in fp32 without accumulation: choose the preset tiny or bench",
+    )
     os.environ |= {"DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(1)
     group_of_one()

@@ -42,7 +42,7 @@ def test_they_are_those_read_one_by_one(data: PreparedData) -> None:
         assert batch.signal.equal(expected.signal)
         assert batch.r_peaks.equal(expected.r_peaks)
         assert batch.study_id.equal(expected.study_id)
-        assert {name: values.tolist() for name, values in batch.labels.items()}.keys() == expected.labels.keys()
+        assert batch.labels.keys() == expected.labels.keys()
         for name, values in batch.labels.items():
             np.testing.assert_array_equal(values, expected.labels[name])
 
