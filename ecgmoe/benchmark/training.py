@@ -1,8 +1,8 @@
 """A training step of this project beside a bare DeepSpeed loop over batches that lie in memory already.
 
 Ours reads and augments in its threads, keeps the mean of the weights, agrees with other ranks, counts and prints; what it
-logs is in MLflow already after the first round and is only looked up, and without Ray no gauge is set. The bare loop does nothing but the
-model, its loss, backward and step, as a script under torchrun would. Both on one thread of one process.
+logs is in MLflow already after the first round and is only looked up, and without Ray no gauge is set. The bare loop does
+nothing but the model, its loss, backward and step, as a script under torchrun would. Both on one thread of one process.
 """
 
 from __future__ import annotations
