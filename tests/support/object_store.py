@@ -13,6 +13,8 @@ from pathlib import Path
 
 import s3fs
 
+from ecgmoe.s3 import ObjectStore
+
 BUCKET = "ecg"
 
 
@@ -58,6 +60,8 @@ def object_store(log: Path, **more: str) -> Iterator[dict[str, str]]:
     finally:
         server.kill()
         server.wait(30)
+        # A process keeps its connection for good, and the next server of these tests is another one.
+        ObjectStore.clear_instance_cache()
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
