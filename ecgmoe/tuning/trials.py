@@ -16,7 +16,9 @@ from typing import Any
 import pyarrow.fs
 import ray
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
+from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.store import Store
@@ -44,12 +46,14 @@ class Ended:
         values: that it was called with.
         last: what it reported last; empty where it never did.
         failure: one line where it failed.
+        lost: it did, because its process ended: another attempt may well succeed.
     """
 
     trial: str
     values: dict[str, Any]
     last: dict[str, Any] = field(default_factory=dict)
     failure: str | None = None
+    lost: bool = False
 
 
 def at_once(training: TrainingConfig, wanted: int | None) -> int:
@@ -152,6 +156,9 @@ def run_trials(
     else:
         config = config or tune.TuneConfig()
         config.max_concurrent_trials = at_once
+        if isinstance(config.search_alg, BasicVariantGenerator):
+            # Where the searcher is one of its own, Ray Tune ignores the line above, and would start all trials at once.
+            config.search_alg.max_concurrent = at_once
         # A process whose trial was stopped early still waits for that trial's workers: Ray Tune fails to take it for another.
         config.reuse_actors = config.scheduler is None
         tuner = tune.Tuner(
@@ -176,4 +183,5 @@ def _ended(trial: Trial) -> Ended:
         values=dict(trial.config),
         last=dict(trial.last_result or {}),
         failure=failure_of(trial) if trial.status == Trial.ERROR else None,
+        lost=trial.status == Trial.ERROR and not isinstance(trial.get_pickled_error(), RayTaskError),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import ray
 from ray import tune
 from ray._private.state import actors
+from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.util import placement_group_table
 
 from ecgmoe.pipeline.ray_data import connect
@@ -58,6 +60,7 @@ def test_trials_that_fail_end_none_of_the_others(tmp_path: Path, capfd: pytest.C
         assert "lead V9 is unknown" in (ended[1].failure or "")
         assert ended[2].failure
         assert ended[0].failure is None
+        assert [ended[number].lost for number in range(4)] == [False, False, True, False]
         said = capfd.readouterr().out
         assert "number 3: 1 epochs, score 3.0000" in said
         assert "number 1: FAILED: " in said
@@ -71,3 +74,35 @@ def test_trials_that_fail_end_none_of_the_others(tmp_path: Path, capfd: pytest.C
         assert not [each for each in placement_group_table().values() if each["state"] != "REMOVED"]
     finally:
         ray.shutdown()
+
+
+def stay(values: dict[str, Any]) -> None:
+    """Write down how many are there with this one."""
+    here = Path(values["folder"]) / f"{values['number']}"
+    here.touch()
+    time.sleep(2)
+    (here.parent.parent / "most").open("a").write(f"{len(list(here.parent.iterdir()))} ")
+    here.unlink()
+
+
+def test_no_more_trials_at_once_than_asked_for(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    connect(2, dashboard=False)
+    try:
+        ended = run_trials(
+            stay,
+            {"number": tune.uniform(0, 1), "folder": str(there)},
+            store=Store(tmp_path / "state"),
+            name="random",
+            at_once=2,
+            label=lambda values: f"number {values['number']}",
+            total=6,
+            config=tune.TuneConfig(num_samples=6, search_alg=BasicVariantGenerator(random_state=1)),
+        )
+    finally:
+        ray.shutdown()
+    assert not [each.failure for each in ended if each.failure]
+    counted = [int(each) for each in (tmp_path / "most").read_text().split()]
+    assert len(counted) == 6
+    assert max(counted) == 2
