@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import tempfile
 from pathlib import Path
 
 from ecgmoe.config import RunConfig
@@ -22,7 +21,7 @@ def can_be_alone(config: RunConfig) -> bool:
 def train_alone(job: WorkerJob) -> None:
     """Do what the one worker of Ray Train would do, bit for bit, from wherever the run stands to its end.
 
-    A failure is not tried again, and a run that hangs ends the process.
+    A failure is not tried again here, and a run that hangs ends the process.
 
     Args:
         job: of one worker without a GPU.
@@ -33,6 +32,7 @@ def train_alone(job: WorkerJob) -> None:
     # Before DeepSpeed is imported, which happens here and not in the driver.
     os.environ |= {"DS_ACCELERATOR": "cpu", "HF_HUB_DISABLE_TELEMETRY": "1"}
     from ecgmoe.training.link import Alone
+    from ecgmoe.training.progress import rest
     from ecgmoe.training.watch import Watch
     from ecgmoe.training.worker import run_worker
 
@@ -40,7 +40,10 @@ def train_alone(job: WorkerJob) -> None:
     forget_peak_memory()
     timeout = from_dict(RunConfig, job.config).training.hang_timeout_s
     with Watch(None, Store(job.run), 0, timeout) as watch:
-        run_worker(job, watch, Alone())
+        try:
+            run_worker(job, watch, Alone())
+        finally:
+            rest(Path(job.run).name)
 
 
 def forget_peak_memory() -> None:
@@ -64,5 +67,4 @@ def group_of_one(backend: str = "gloo") -> None:
     if dist.is_initialized():
         return
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    meeting = Path(tempfile.mkdtemp(prefix="ecgmoe-group-")) / "meeting"
-    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=0, world_size=1)
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

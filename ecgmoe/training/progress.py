@@ -212,6 +212,13 @@ class Progress:
         self.started, self.last_step = self.started + gone, self.last_step + gone
 
 
+def rest(run: str) -> None:
+    """No alert any more about a run that ended, in a process that lives on and would tell its last values for as long."""
+    metrics.put("training_data_wait_share", 0, run=run, rank=0)
+    metrics.put("training_dead_experts", 0, run=run)
+    metrics.put("training_steps_to_do", 0, run=run)
+
+
 def peak_memory() -> int:
     """Most bytes that this process has held: of its GPU where it has one, else of main memory."""
     if torch.cuda.is_available():

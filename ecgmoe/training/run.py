@@ -40,7 +40,7 @@ from ecgmoe.pipeline.prepared import PreparedData, split_rows
 from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.store import StorageError, Store
 from ecgmoe.training import tracking
-from ecgmoe.training.alone import train_alone
+from ecgmoe.training.alone import can_be_alone, train_alone
 from ecgmoe.training.checkpoint_store import CheckpointStore
 from ecgmoe.training.faults import EndsWhatLasts
 from ecgmoe.training.fit_statistics import training_statistics
@@ -126,7 +126,7 @@ def train(
         storage: folder or URL that holds runs.
         parent: MLflow run of a search or a table that this run is part of; None makes a run of its own.
         callbacks: of Ray Train's controller, which gets {"score", "best_score", "epoch", "step"} after each epoch.
-        alone: train in this process instead, where `can_be_alone`: a failure is not tried again then.
+        alone: train in this process instead, where `can_be_alone` and nobody calls back: a failure is not tried again then.
 
     Returns:
         The model folder, STORAGE/NAME/model.
@@ -136,6 +136,8 @@ def train(
         ray.train.TrainingFailedError: training failed more often than `max_failures`.
         KeyboardInterrupt: SIGINT; the same call goes on from the last checkpoint.
     """
+    if alone and (callbacks or not can_be_alone(config)):
+        raise ValueError("only one worker without a GPU trains in this process, and calls nobody back: alone=False")
     prepared, root = PreparedData(data, features), Store(storage)
     run = root / name
     identity = run_identity(config, prepared)

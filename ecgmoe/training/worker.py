@@ -286,10 +286,9 @@ def run_worker(job: WorkerJob, watch: Watch, link: Link) -> dict[str, Any]:
             if worker.rank == 0:
                 print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
             try:
-                result = worker.run()
+                return worker.run()
             except not_finite.BatchLeftOut:
-                destroy(worker.engine)
-            else:
+                continue
+            finally:
                 # The process may have other runs to train.
                 destroy(worker.engine)
-                return result

@@ -28,7 +28,7 @@ from ecgmoe.training.alone import can_be_alone
 from ecgmoe.training.identity import refuse_other_run, run_identity
 from ecgmoe.training.run import check_labels, train
 from ecgmoe.training.tracking import ParentRun
-from ecgmoe.tuning.trials import STATE, at_once, run_trials
+from ecgmoe.tuning.trials import STATE, Ended, at_once, run_trials
 
 SEED, FOLD = "seed", "fold"
 STATES = "table"
@@ -95,7 +95,8 @@ def compute_cells(
         parent: MLflow run of the table.
 
     Returns:
-        Why a cell failed, for those that did.
+        Why a cell failed, for those that did. One whose process ended (memory, a lost node) is tried again from its
+        checkpoint, `max_failures` times.
 
     Raises:
         ValueError: a cell's name is taken by another configuration, or data or layout do not fit.
@@ -111,6 +112,24 @@ def compute_cells(
     if not left:
         return {}
     together = min(at_once(each.training, wanted_at_once) for each in plan.configs.values())
+    failures: dict[Cell, str] = {}
+    for again in reversed(range(1 + max(each.training.max_failures for each in plan.configs.values()))):
+        ended = _run(plan, left, features, together, parent)
+        failures |= {cell: each.failure for cell, each in ended.items() if each.failure}
+        left = [cell for cell, each in ended.items() if each.lost]
+        if not left or not again:
+            break
+        names = ", ".join(cell.run for cell in left)
+        print(f"the process of {names} is gone: on from the last checkpoint, {again} more attempts", flush=True)
+        for cell in left:
+            del failures[cell]
+    return failures
+
+
+def _run(
+    plan: Plan, left: Sequence[Cell], features: Mapping[str, dict[str, str]], together: int, parent: ParentRun | None
+) -> dict[Cell, Ended]:
+    """One Ray Tune run over these cells."""
     call = partial(
         compute_cell,
         configs={cell.run: to_dict(plan.config(cell)) for cell in left},
@@ -132,7 +151,7 @@ def compute_cells(
         alone=all(can_be_alone(plan.config(cell)) for cell in left),
     )
     by_name = {cell.run: cell for cell in left}
-    return {by_name[each.values["cell"]]: each.failure for each in ended if each.failure}
+    return {by_name[each.values["cell"]]: each for each in ended}
 
 
 def compute_cell(

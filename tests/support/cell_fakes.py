@@ -36,6 +36,7 @@ class Fakes:
         self.trained: list[tuple[str, int, str]] = []
         self.fail_at: int | None = None
         self.failing: set[str] = set()
+        self.losses: dict[str, int] = {}
         patch.setattr(cells, "embed", lambda *_, **__: {})
         patch.setattr(cells, "train", self.train)
         patch.setattr(cells, "predict_split", self.predict)
@@ -50,12 +51,15 @@ class Fakes:
 
     def run_trials(self, call: Any, space: dict[str, Any], *, alone: bool, **_: Any) -> list[Ended]:
         self.alone = alone
-        every = [{"cell": name} for name in space["cell"]["grid_search"]]
-        for values in every:
-            if values["cell"] not in self.failing:
+        ended = []
+        for name in space["cell"]["grid_search"]:
+            values, failure = {"cell": name}, "lead V9 is unknown" if name in self.failing else None
+            if lost := self.losses.get(name, 0) > 0:
+                failure, self.losses[name] = "its process is gone", self.losses[name] - 1
+            if not failure:
                 call(values)
-        reasons = dict.fromkeys(self.failing, "lead V9 is unknown")
-        return [Ended(trial=each["cell"], values=each, failure=reasons.get(each["cell"])) for each in every]
+            ended.append(Ended(trial=name, values=values, failure=failure, lost=lost))
+        return ended
 
     def train(
         self, config: RunConfig, *, data: str, features: Any, name: str, storage: str, parent: Any, alone: bool

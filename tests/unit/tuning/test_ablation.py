@@ -114,6 +114,22 @@ def test_trainings_that_fail_leave_a_table_with_their_reason(
     assert "failed" not in capsys.readouterr().out
 
 
+def test_cells_whose_process_is_gone_are_tried_again(
+    data: Path, tmp_path: Path, fakes: Fakes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    restarts = CONFIG.training.max_failures
+    once, often = "residual_network-fold1-seed7", "residual_network-fold2-seed0"
+    fakes.losses = {once: 1, often: 1 + restarts}
+    tables(data, tmp_path)
+    said = capsys.readouterr().out
+    assert f"the process of {often}, {once} is gone: on from the last checkpoint, {restarts} more attempts" in said
+    assert f"| {often} | its process is gone |" in said
+    assert f"| {once} | its process" not in said
+    assert fakes.losses == {once: 0, often: 0}
+    names = [name for name, _, _ in fakes.trained]
+    assert len(names) == len(set(names)) == 11
+
+
 def test_the_test_split_is_opened_by_final_alone(
     data: Path, tmp_path: Path, fakes: Fakes, capsys: pytest.CaptureFixture[str]
 ) -> None:
