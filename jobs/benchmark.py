@@ -81,6 +81,8 @@ def main(argv: list[str]) -> None:
     if options.root is None and options.dataset != "simulated":
         raise ValueError(f"--dataset {options.dataset} needs --root, its folder")
     needs = {"attribution": {"model", "data"}, "serving": {"model"}}.get(options.stage, set())
+    if options.pairs < 6:
+        raise ValueError(f"--pairs {options.pairs}: an interval of 95 % needs at least 6")
     given = {name for name in ("model", "data") if getattr(options, name)}
     if given != needs:
         raise ValueError(f"--stage {options.stage} takes {_options(needs)}, and was given {_options(given)}")
@@ -125,10 +127,14 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         return embed_benchmark(prepared()[1], repeats=options.repeats)
 
     def loader() -> dict[str, Any]:
+        import ray
+
         from ecgmoe.benchmark.loader import loader_benchmark
         from ecgmoe.config import tiny
 
         root, data = prepared()
+        # Nothing else runs while it is measured.
+        ray.shutdown()
         return loader_benchmark(data, root, tiny(), pairs=options.pairs)
 
     def training() -> dict[str, Any]:

@@ -30,6 +30,7 @@ def connect(num_cpus: int | None = None, *, dashboard: bool | None = None) -> No
 
     Raises:
         StorageError: Ray has no space for its own files on this machine.
+        TimeoutError: it did not start in time.
     """
     if not ray.is_initialized():
         address = None if os.environ.get("RAY_ADDRESS") else "local"
@@ -46,6 +47,13 @@ def connect(num_cpus: int | None = None, *, dashboard: bool | None = None) -> No
             raise StorageError(
                 f"Ray cannot write its own files to {place} ({error.strerror}): free some space there, or set RAY_TMPDIR "
                 "to a folder on another disk"
+            ) from error
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            raise TimeoutError(
+                "Ray did not start within its 30 s on this machine, which has too much else to do: run the same command again "
+                "when it has less, what is finished is kept"
             ) from error
         if threading.current_thread() is threading.main_thread():
             # Ray's own handler, in C++, aborts the process with a list of addresses.

@@ -1,4 +1,4 @@
-"""Batches that threads read ahead: in order, those that are read one by one, no row group twice, and faults are raised."""
+"""Batches that threads read ahead: in order, those that are read one by one, as many reads, and faults are raised."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return PreparedData(str(simulated_and_prepared(tmp_path_factory.mktemp("loader"), patients=80, studies=300)))
 
 
-def reader_of(data: PreparedData) -> BatchReader:
-    return BatchReader(data, data.labels(), task_table(), 2 * SLOTS + THREADS)
+def reader_of(data: PreparedData, slots: int = SLOTS) -> BatchReader:
+    return BatchReader(data, data.labels(), task_table(), 2 * slots + THREADS)
 
 
-def epoch(data: PreparedData) -> list[np.ndarray]:
+def epoch(data: PreparedData, slots: int = SLOTS) -> list[np.ndarray]:
     labels = data.labels()
     rows = np.arange(len(labels))
-    plan = epoch_plan(rows, row_groups(labels), global_batch=BATCH, slots=SLOTS, seed=0, epoch=0)
+    plan = epoch_plan(rows, row_groups(labels), global_batch=BATCH, slots=slots, seed=0, epoch=0)
     return [plan.batch(index, 1).share(0) for index in range(len(plan.rows))]
 
 
@@ -47,7 +47,9 @@ def test_they_are_those_read_one_by_one(data: PreparedData) -> None:
             np.testing.assert_array_equal(values, expected.labels[name])
 
 
-def test_no_row_group_is_read_twice(data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("slots", [1, 2, SLOTS])
+def test_threads_add_no_reads(data: PreparedData, monkeypatch: pytest.MonkeyPatch, slots: int) -> None:
+    """Few slots, so that row groups are given up, and one that lies across two slots is read for each."""
     read: list[tuple[int, int]] = []
     original = PreparedData.row_group
 
@@ -56,9 +58,15 @@ def test_no_row_group_is_read_twice(data: PreparedData, monkeypatch: pytest.Monk
         return original(self, shard, group, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(PreparedData, "row_group", counted)
-    batches = epoch(data)
-    assert len(list(reader_of(data).ahead(batches, 4))) == len(batches)
-    assert len(read) == len(set(read))
+    batches = epoch(data, slots)
+    one = reader_of(data, slots)
+    for rows in batches:
+        one.read(rows)
+    alone = len(read)
+    assert alone >= len(set(read)) > 2 * slots + THREADS or slots == SLOTS
+    read.clear()
+    assert len(list(reader_of(data, slots).ahead(batches, 4))) == len(batches)
+    assert len(read) == alone
 
 
 def test_a_fault_is_raised_where_the_batch_is_asked_for(data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
