@@ -48,6 +48,12 @@ class RunConfig:
         require(len(set(names)) == len(names), f"a backbone is named twice: {', '.join(names)}")
         missing = sorted(set(self.model.late_backbones) - set(names))
         require(not missing, f"late_backbones names {', '.join(missing)}, which is not among {', '.join(names)}")
+        choice = len(names) - len(self.model.late_backbones)
+        require(
+            self.model.backbones_per_record <= choice,
+            f"backbones_per_record {self.model.backbones_per_record} of {choice} backbones without heads of their own: "
+            "choose fewer, or 0 for all",
+        )
         require(
             not self.loss.load_balance_weight or self.model.gates_learn,
             f"load_balance_weight {self.loss.load_balance_weight} without a gate over experts that could learn it: set it to 0",

@@ -31,7 +31,8 @@ def _multi_model_path_alone(config: RunConfig) -> RunConfig:
 
 def _periodic_path_alone(config: RunConfig) -> RunConfig:
     without = _without_contrast(config)
-    return replace(without, backbones=(), model=replace(config.model, paths="periodic", late_backbones=()))
+    model = replace(config.model, paths="periodic", late_backbones=(), backbones_per_record=0)
+    return replace(without, backbones=(), model=model)
 
 
 def _without_balance(config: RunConfig) -> RunConfig:
@@ -40,9 +41,9 @@ def _without_balance(config: RunConfig) -> RunConfig:
 
 def _mixture(name: str, *, gated: bool = False) -> Variant:
     # These see no beats, and so not the detector's intervals either; without a gate there is no load to balance.
-    return lambda config: _model(mixture=name, paths="multi_model", late_rr=False, gate_temperature=1.0)(
-        _without_contrast(config if gated else _without_balance(config))
-    )
+    return lambda config: _model(
+        mixture=name, paths="multi_model", late_rr=False, gate_temperature=1.0, backbones_per_record=0
+    )(_without_contrast(config if gated else _without_balance(config)))
 
 
 def _ungated(config: RunConfig) -> RunConfig:
@@ -103,6 +104,8 @@ VARIANTS: dict[str, Variant] = {
     "no_periodic_path": _multi_model_path_alone,
     "no_multi_model_path": _periodic_path_alone,
     "no_late_backbones": _model(late_backbones=()),
+    "one_backbone_per_record": _model(backbones_per_record=1),
+    "two_backbones_per_record": _model(backbones_per_record=2),
     "no_gate": _ungated,
     "no_task_conditioning": _model(task_conditioning=False),
     "no_lora": _model(lora_rank=0),

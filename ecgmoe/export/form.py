@@ -69,6 +69,7 @@ def inference_form(model: ECGMoE) -> ECGMoE:
         model: a trained one, on the CPU or a GPU.
     """
     form = copy.deepcopy(model).eval().requires_grad_(False)
+    form.computes_chosen_only = False
     for backbone in form.live.values():
         merge_adapters(backbone)
         without_parametrizations(backbone)

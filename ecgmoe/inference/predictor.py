@@ -63,7 +63,7 @@ class Predictor:
                     store.download(name, local / name)
                 # What somebody else put there must not choose which modules are run.
                 self.model, self.config = load_model(local, foreign=store.root.startswith("hf://"))
-        self.model.to(self.device)
+        self.model.to(self.device).computes_chosen_only = True
         never = () if untrained or self.model.trained_on is None else self.model.trained_on.untrained
         self.tasks = tuple(task for task in self.model.tasks if task.name not in never)
         self._only = [task.name for task in self.tasks] if never else None

@@ -26,6 +26,9 @@ class ModelConfig:
         late_rr: give the heads the RR summary of the detector, and the RR head its median to start from.
         late_backbones: backbones that also have heads of their own, on their mean token and the RR summary. What the model
             predicts is the mean of these opinions and of the one on the fused features, each of which trains by itself.
+        backbones_per_record: of the backbones without heads of their own, how many each record is fused with: those that the
+            gate over the backbones gives most weight, on average over the tasks. The gate sees the record's characteristics
+            alone, so that a trained model does not even compute the others; training computes all. 0 takes all.
         paths: which features are fused: of the periodic experts, of the backbones, or both (paper).
         morphology_kernels: one morphology expert per kernel size (paper: three CNNs with different kernels); may be empty.
         rhythm_dilations: one rhythm expert per tuple of dilations along the beat axis (paper: two dilated CNNs); may be
@@ -51,6 +54,7 @@ class ModelConfig:
     top_k: int = 2
     late_rr: bool = True
     late_backbones: tuple[str, ...] = ()
+    backbones_per_record: int = 0
     paths: Paths = "both"
     morphology_kernels: tuple[int, ...] = (3, 7, 15)
     rhythm_dilations: tuple[tuple[int, ...], ...] = ((1, 2, 4), (1, 3, 9))
@@ -94,6 +98,13 @@ class ModelConfig:
             "mixture 'concat' read the backbones anyway",
         )
         require(len(set(self.late_backbones)) == len(self.late_backbones), "late_backbones: one is named twice")
+        require(
+            self.backbones_per_record >= 0, f"backbones_per_record must be at least 0, got {self.backbones_per_record}"
+        )
+        require(
+            not self.backbones_per_record or (self.mixture == "ecg_moe" and self.paths != "periodic"),
+            "backbones_per_record needs the gate over the backbones: mixture 'ecg_moe' and paths 'both' or 'multi_model'",
+        )
         require(
             1 <= self.top_k <= self.mixture_experts,
             f"top_k must be between 1 and mixture_experts ({self.mixture_experts}), got {self.top_k}",

@@ -39,7 +39,7 @@ class Routing:
     Attributes:
         experts: g_p of Eq. 3, (B, P, E), morphology experts first; None without experts.
         paths: alpha_m and alpha_p of Eq. 4, (B, P, 2); None where there is one path alone.
-        backbones: alpha over the backbones inside F_m, (B, P, K); None without it.
+        backbones: alpha over the backbones inside F_m, (B, P, K), 0 for those that a record is not fused with; None without it.
         beats: attention over the beats of each expert, (B, P, E, N + 1), "no beat" last; None without periodic path.
     """
 
@@ -75,6 +75,9 @@ class ECGMoE(nn.Module):
 
     Attributes:
         trained_on: the training split, where a model folder told of it.
+        computes_chosen_only: with `backbones_per_record`, a pass in evaluation mode computes for each record the backbones that
+            it is fused with, and no others; the predictions are the same. Ranks that share the model's weights (ZeRO 3) must
+            all call the same modules, and a graph (`torch.export`) holds all, so that only who predicts sets it.
 
     Args:
         config: sizes.
@@ -101,6 +104,7 @@ class ECGMoE(nn.Module):
         self.config, self.tasks, self.statistics = config, tuple(tasks), statistics
         self.backbone_names = tuple(widths)
         self.trained_on: TrainedOn | None = None
+        self.computes_chosen_only = False
         self.target_mean, self.target_std = statistics.target_mean, statistics.target_std
         p, d = len(self.tasks), config.width
         # What all tasks share stands once, and is spread over them where adapters and heads begin.
@@ -173,10 +177,11 @@ class ECGMoE(nn.Module):
         at: Positions = slice(None) if only is None else [self.tasks.index(task) for task in tasks]
         own = at if self.config.task_conditioning else slice(None)
         x_BCT = to_millivolt(batch.signal)
+        with_backbones, several = self.config.paths != "periodic", len(self.backbone_names) > 1
+        some = self.config.backbones_per_record > 0 and several and self.computes_chosen_only and not self.training
         features: dict[str, Tensor] = {}
-        if self.config.paths != "periodic":
-            features = {name: batch.features[name].to(x_BCT.dtype) for name in batch.features}
-            features |= {name: backbone(x_BCT) for name, backbone in self.backbones.items()}
+        if with_backbones and not some:
+            features = {name: self._features(name, batch, x_BCT) for name in self.backbone_names}
 
         F_m = alpha_k = F_periodic = g = attention = alpha = None
         if self.mixture is not None:
@@ -184,10 +189,14 @@ class ECGMoE(nn.Module):
         else:
             x_bar = self._standardised("characteristics", characteristics(batch.signal, batch.r_peaks))
             conditioning = self.conditioning(x_bar, own)
-            if features:
-                F_m = self.multi_model(features)
-                several = F_m.shape[1] > 1
-                alpha_k = self.backbone_gate(conditioning) if several else torch.ones_like(conditioning[..., :1])
+            if with_backbones:
+                alpha_k, taken = torch.ones_like(conditioning[..., :1]), None
+                if several:
+                    alpha_k, taken = self._backbone_weights(x_bar, conditioning)
+                if some and taken is not None:
+                    features, F_m = self._chosen(batch, x_BCT, taken)
+                else:
+                    F_m = self.multi_model(features)
             if self.config.paths != "multi_model":
                 beats = cut_beats(x_BCT, batch.r_peaks, self.config.beat_samples, self.config.max_beats)
                 by_expert, attention = self.periodic(beats, own)
@@ -285,6 +294,38 @@ class ECGMoE(nn.Module):
     def live(self) -> dict[str, Backbone]:
         """The backbones that run in the graph, by name, in the order of the configuration."""
         return {name: self.backbones[name] for name in self.backbone_names if name in self.backbones}  # type: ignore[misc]
+
+    def _features(self, name: str, batch: ECGBatch, x_BCT: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Tokens of one backbone, computed or from the batch, of all records or of those at `rows`."""
+        if name in self.backbones:
+            return self.backbones[name](x_BCT if rows is None else x_BCT[rows])
+        found = batch.features[name].to(x_BCT.dtype)
+        return found if rows is None else found[rows]
+
+    def _backbone_weights(self, x_bar: Tensor, conditioning: Tensor) -> tuple[Tensor, Tensor | None]:
+        """alpha_k (B, P, K) of the tasks in `conditioning`, and which backbones each record takes, (B, K); None where all."""
+        if not self.config.backbones_per_record:
+            return self.backbone_gate(conditioning), None
+        # By all tasks, so that what one predicts does not depend on which others are asked for.
+        every = self.conditioning(x_bar, slice(None))
+        always = [self.backbone_names.index(name) for name in self.config.late_backbones]
+        taken = self.backbone_gate.most_weighed(every, self.config.backbones_per_record, always)
+        return self.backbone_gate(conditioning, taken), taken
+
+    def _chosen(self, batch: ECGBatch, x_BCT: Tensor, taken: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Tokens of the backbones that every record takes, and F_m (B, K, D) with zeros where a record does not take one."""
+        features, columns = {}, []
+        for name, by_record in zip(self.backbone_names, taken.unbind(1), strict=True):
+            rows = by_record.nonzero()[:, 0]
+            if len(rows) == len(x_BCT):
+                features[name] = self._features(name, batch, x_BCT)
+                columns.append(self.multi_model.pooled(name, features[name]))
+                continue
+            columns.append(x_BCT.new_zeros(len(x_BCT), self.config.width))
+            if len(rows):
+                pooled = self.multi_model.pooled(name, self._features(name, batch, x_BCT, rows))
+                columns[-1][rows] = pooled.to(x_BCT.dtype)
+        return features, torch.stack(columns, 1)
 
     def _head(self, heads: nn.Module, task: Task, features: Tensor, summary: Tensor) -> Tensor:
         prediction = heads[task.name](features).float()  # type: ignore[index]

@@ -30,7 +30,7 @@ class MultiModelFeatures(nn.Module):
 
     def tokens(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """W_k F_k + b_k of each backbone: (B, M_k, D), in the order of the names given at construction."""
-        return [project(self.norm[name](features[name])) for name, project in self.project.items()]
+        return [self._tokens(name, features[name]) for name in self.project]
 
     def mean_token(self, features: Mapping[str, Tensor], name: str) -> Tensor:
         """Mean of the normalised tokens of one backbone, at its own width: (B, W_k)."""
@@ -38,11 +38,16 @@ class MultiModelFeatures(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Tokens (B, M_k, W_k) by backbone name to (B, K, D), in the order of the names given at construction."""
-        pooled = []
-        for name, tokens in zip(self.project, self.tokens(features), strict=True):
-            score = tokens @ self.query[name].to(tokens.dtype) / tokens.shape[-1] ** 0.5
-            pooled.append((score.softmax(-1)[..., None] * tokens).sum(1))
-        return torch.stack(pooled, 1)
+        return torch.stack([self.pooled(name, features[name]) for name in self.project], 1)
+
+    def pooled(self, name: str, features: Tensor) -> Tensor:
+        """Tokens (B, M_k, W_k) of one backbone to (B, D)."""
+        tokens = self._tokens(name, features)
+        score = tokens @ self.query[name].to(tokens.dtype) / tokens.shape[-1] ** 0.5
+        return (score.softmax(-1)[..., None] * tokens).sum(1)
+
+    def _tokens(self, name: str, features: Tensor) -> Tensor:
+        return self.project[name](self.norm[name](features))
 
 
 class TaskLoRALinear(nn.Module):

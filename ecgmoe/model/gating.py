@@ -5,6 +5,8 @@ Legend: B batch, P tasks, X global characteristics, T width of a task embedding,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -48,5 +50,18 @@ class FusionGate(nn.Module):
         super().__init__()
         self.network = nn.Sequential(nn.Linear(conditioning, width), nn.GELU(), nn.Linear(width, choices))
 
-    def forward(self, conditioning_BPX: Tensor) -> Tensor:
-        return self.network(conditioning_BPX).softmax(-1)
+    def forward(self, conditioning_BPX: Tensor, taken_BK: Tensor | None = None) -> Tensor:
+        """Over all choices, or over those that each record takes alone, with 0 for the others."""
+        logits = self.network(conditioning_BPX)
+        if taken_BK is not None:
+            logits = logits.masked_fill(~taken_BK[:, None], -torch.inf)
+        return logits.softmax(-1)
+
+    @torch.no_grad()
+    def most_weighed(self, conditioning_BPX: Tensor, count: int, always: Sequence[int] = ()) -> Tensor:
+        """Which choices each record takes, bool (B, K): `always` these positions, and `count` of the others, those with the
+        largest mean weight over the tasks."""
+        weight_BK = self(conditioning_BPX).mean(1)
+        taken = torch.zeros_like(weight_BK, dtype=torch.bool)
+        taken[:, list(always)] = True
+        return taken.scatter(1, weight_BK.masked_fill(taken, -1.0).topk(count, 1).indices, True)

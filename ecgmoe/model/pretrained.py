@@ -18,8 +18,11 @@ def load(source: str | Path, *, revision: str | None = None, token: str | None =
     if Path(source).expanduser().is_dir():
         if revision is not None:
             raise ModelFolderError(f"{source} is a folder of this machine and has no revision: leave revision out")
-        return load_model(Path(source).expanduser())[0]
-    return load_model(fetch(str(source), revision=revision, token=token), foreign=True)[0]
+        model, _ = load_model(Path(source).expanduser())
+    else:
+        model, _ = load_model(fetch(str(source), revision=revision, token=token), foreign=True)
+    model.computes_chosen_only = True
+    return model
 
 
 def fetch(source: str, *, revision: str | None = None, token: str | None = None) -> Path:
