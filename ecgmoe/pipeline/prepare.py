@@ -87,7 +87,7 @@ def prepare(
     if done and todo:
         print(f"prepare: {len(done)} of {len(shards)} shards are there already, continuing with the others", flush=True)
     if todo:
-        announce(store, sum(len(shard) for shard in todo), len(todo))
+        announce(store, sum(len(shard) for shard in todo), len(todo), config.compression)
         # From here on the folder is unfinished, and features of a shard that is written again would belong to another.
         store.remove("inputs.json")
         for features in (store / "features").names():
@@ -97,7 +97,10 @@ def prepare(
     for _ in map_shards(
         "prepare",
         todo,
-        (PrepareShard(root, store.root, config.quality, config.reader, key), {"num_cpus": 1}),
+        (
+            PrepareShard(root, store.root, config.quality, config.reader, key, config.compression),
+            {"num_cpus": 1},
+        ),
         records=lambda done: done["records"][0].as_py() + done["excluded"][0].as_py(),
     ):
         pass

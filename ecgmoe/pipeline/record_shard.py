@@ -21,7 +21,7 @@ from ecgmoe.ecg.quality_policy import QualityFault, QualityPolicy
 from ecgmoe.ecg.read import UsableRecord, read_usable
 from ecgmoe.ecg.reader_options import ReaderOptions
 from ecgmoe.ecg.record import RecordFault
-from ecgmoe.pipeline.config import ROW_GROUP_ROWS
+from ecgmoe.pipeline.config import ROW_GROUP_ROWS, Compression
 from ecgmoe.pipeline.nodes import require_here
 from ecgmoe.pipeline.schema import RECORD_SCHEMA, shard_name, signals_to_array
 from ecgmoe.pipeline.store import Store
@@ -35,15 +35,27 @@ Exclusion = tuple[str, str, str]
 class PrepareShard:
     """Writes one shard: the block holds shard, study_id and path of its studies."""
 
-    def __init__(self, root: str, out: str, policy: QualityPolicy, reader: ReaderOptions, key: str) -> None:
+    def __init__(
+        self,
+        root: str,
+        out: str,
+        policy: QualityPolicy,
+        reader: ReaderOptions,
+        key: str,
+        compression: Compression = "zstd",
+    ) -> None:
         self.root, self.out, self.policy, self.reader, self.key = root.rstrip("/"), out, policy, reader, key
+        self.compression = compression
 
     def __call__(self, block: pa.Table) -> pa.Table:
         require_here(self.root)
         require_here(self.out, "plan.json")
         shard = block["shard"][0].as_py()
         exclusions: list[Exclusion] = []
-        with Store(self.out).writing(f"records/{shard_name(shard)}") as file, ShardWriter(file, self.key) as writer:
+        with (
+            Store(self.out).writing(f"records/{shard_name(shard)}") as file,
+            ShardWriter(file, self.key, self.compression) as writer,
+        ):
             for study_id, path in zip(block["study_id"].to_pylist(), block["path"].to_pylist(), strict=True):
                 try:
                     writer.add(study_id, read_usable(f"{self.root}/{path}", self.reader, self.policy))
@@ -56,8 +68,8 @@ class PrepareShard:
 class ShardWriter:
     """Writes records in row groups of `ROW_GROUP_ROWS`, holding no more than one in memory."""
 
-    def __init__(self, file: IO[bytes], key: str) -> None:
-        self.writer = pq.ParquetWriter(file, RECORD_SCHEMA, compression="zstd", use_dictionary=False)
+    def __init__(self, file: IO[bytes], key: str, compression: Compression = "zstd") -> None:
+        self.writer = pq.ParquetWriter(file, RECORD_SCHEMA, compression=compression, use_dictionary=False)
         self.key, self.digest, self.written = key, hashlib.sha256(), 0
         self.rows: list[tuple[int, UsableRecord]] = []
 

@@ -9,14 +9,15 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ecgmoe.pipeline.config import Compression
 from ecgmoe.pipeline.shards import default_shard_rows
 from ecgmoe.pipeline.store import Store
 from ecgmoe.readable import size
 
 RAW_BYTES = 121_500
 """A WFDB record of format 16: 12 x 5000 x 2 bytes and a header."""
-RECORD_BYTES = 53_000
-"""Of a shard, per real record of 10 s, zstd."""
+RECORD_BYTES: dict[Compression, int] = {"zstd": 53_000, "lz4": 71_500}
+"""Of a shard, per real record of 10 s."""
 LABEL_BYTES = 40
 INDEX_BYTES = 140
 OBJECT_STORE_BYTES = 56
@@ -45,7 +46,7 @@ def scale_plan(studies: int, shard_rows: int | None = None) -> ScalePlan:
         studies=studies,
         shards=-(-studies // (shard_rows or default_shard_rows(studies))),
         raw=studies * RAW_BYTES,
-        records=studies * RECORD_BYTES,
+        records=studies * RECORD_BYTES["zstd"],
         labels=studies * LABEL_BYTES,
         index=studies * INDEX_BYTES,
         object_store=studies * OBJECT_STORE_BYTES,
@@ -53,9 +54,9 @@ def scale_plan(studies: int, shard_rows: int | None = None) -> ScalePlan:
     )
 
 
-def announce(store: Store, studies: int, shards: int) -> None:
+def announce(store: Store, studies: int, shards: int, compression: Compression) -> None:
     """Say what is about to be written, and warn where the disk will not hold it; prepare would stop there and go on later."""
-    needed = studies * RECORD_BYTES
+    needed = studies * RECORD_BYTES[compression]
     line = f"prepare: {studies:,} studies to read in {shards:,} shards, about {size(needed)} to write"
     if store.local:
         folder = Path(store.root)

@@ -29,7 +29,7 @@ def prepare_here(
     shards, plan = shard_plan(index, config)
     store = Store(out)
     refuse_other_plan(store, plan, config.index)
-    write = PrepareShard(str(root), store.root, config.quality, config.reader, digest_of(plan))
+    write = PrepareShard(str(root), store.root, config.quality, config.reader, digest_of(plan), config.compression)
     for shard in shards:
         write(shard)
     finish(store, index, plan, config, len(shards))

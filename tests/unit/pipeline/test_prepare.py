@@ -93,6 +93,19 @@ def test_a_lost_shard_comes_back_with_the_same_bytes(folder: Path) -> None:
     assert content(folder / "data") == before
 
 
+def test_compression_is_no_part_of_the_content(folder: Path, tmp_path: Path) -> None:
+    """So that a shard that was lost may be written with another one, into the same folder."""
+    prepare_here(folder / "raw", tmp_path, PrepareConfig(compression="lz4"))
+    before, after = content(folder / "data"), content(tmp_path)
+    assert before.keys() == after.keys()
+    assert {name for name in before if before[name] != after[name]} == {
+        name for name in before if name.startswith("records/")
+    }
+    first = "records/shard-00000.parquet"
+    assert pq.ParquetFile(tmp_path / first).metadata.row_group(0).column(1).compression == "LZ4"
+    assert pq.read_table(tmp_path / first).equals(pq.read_table(folder / "data" / first))
+
+
 def test_another_quality_policy_is_refused_and_nothing_changes(folder: Path) -> None:
     before = content(folder / "data")
     with pytest.raises(ValueError, match=r"quality\.max_unusable_leads: 3 -> 0"):

@@ -6,14 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from ecgmoe.pipeline.config import Compression
 from ecgmoe.pipeline.progress import Progress
 from ecgmoe.pipeline.scale import announce
 from ecgmoe.pipeline.store import Store
 
 
-@pytest.mark.parametrize(("studies", "text"), [(240, "about 13 MB to write"), (800_035, "about 42.4 GB to write")])
-def test_the_plan_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], studies: int, text: str) -> None:
-    announce(Store(tmp_path / "not" / "there"), studies, 7)
+@pytest.mark.parametrize(
+    ("studies", "compression", "text"),
+    [
+        (240, "zstd", "about 13 MB to write"),
+        (800_035, "zstd", "about 42.4 GB to write"),
+        (800_035, "lz4", "about 57.2 GB to write"),
+    ],
+)
+def test_the_plan_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], studies: int, compression: Compression, text: str
+) -> None:
+    announce(Store(tmp_path / "not" / "there"), studies, 7, compression)
     assert f"prepare: {studies:,} studies to read in 7 shards, {text}, " in capsys.readouterr().out
 
 
