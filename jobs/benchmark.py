@@ -6,12 +6,15 @@ loader: records per second of training batches, beside a torch DataLoader that r
 training: time of a training step, beside a bare DeepSpeed loop over batches in memory
 memory: resident memory of a training step at each ZeRO stage on two workers, beside the prediction
 inference: time per ECG of all tasks in one pass, beside the paper's multi-task baseline and five single-task copies
+trained: the same of two trained models on real records
 export: a whole prediction by the model, its inference form, torch.export and ONNX; adapters merged beside apart
 attribution: by how much the parts of leads and moments miss the change of a prediction, and maps of shuffled weights
 serving: requests per second and times of a server with good and bad requests from 1 to 64 clients, and its memory
 variants: parameters, FLOPs and activation memory of ECG-MoE and of what it is compared with
 scale: so many simulated ECGs through prepare: disk and memory
 index: tables of so many studies: the driver's memory
+start: seconds of `import ecgmoe` and of the help of every job
+page: one page (Markdown, JSON, SVG) of all the STAGE.json in the folder --out
 labevents: a generated laboratory table of so many rows
 """
 
@@ -20,14 +23,16 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ecgmoe.cli import parse, run_job
-from ecgmoe.pipeline.config import DatasetName
+from ecgmoe.pipeline.config import Compression, DatasetName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +46,14 @@ class Options:
         size: ECGs (prepare, embed, loader, training, scale, index, attribution), good requests of a round (serving) or rows
             (labevents).
         repeats: prepare, embed: rounds of parts and whole.
-        pairs: loader, training: interleaved rounds, at least 6.
+        compression: embed, loader, training: of the prepared waveforms.
+        pairs: loader, training, inference, trained, start: interleaved rounds, at least 6.
         preset: training: which configuration.
-        model: attribution, serving: a model folder.
-        data: attribution: a prepared folder, whose test split is explained.
+        model: attribution, serving, trained: a model folder.
+        peer: trained: the other model folder.
+        data: attribution, trained: a prepared folder, whose test split is explained or predicted.
         scratch: folder for what is generated; a temporary one by default.
-        out: JSON file for the result.
+        out: JSON file for the result; page: the folder of these files, in which the page is written.
     """
 
     stage: Literal[
@@ -56,6 +63,7 @@ class Options:
         "training",
         "memory",
         "inference",
+        "trained",
         "export",
         "attribution",
         "serving",
@@ -63,14 +71,18 @@ class Options:
         "scale",
         "index",
         "labevents",
+        "start",
+        "page",
     ]
     dataset: DatasetName = "simulated"
     root: str | None = None
     size: int = 2000
     repeats: int = 3
+    compression: Compression = "zstd"
     pairs: int = 10
     preset: str = "bench"
     model: str | None = None
+    peer: str | None = None
     data: str | None = None
     scratch: str | None = None
     out: str | None = None
@@ -80,15 +92,24 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, __doc__ or "")
     if options.root is None and options.dataset != "simulated":
         raise ValueError(f"--dataset {options.dataset} needs --root, its folder")
-    needs = {"attribution": {"model", "data"}, "serving": {"model"}}.get(options.stage, set())
+    takes = {"attribution": {"model", "data"}, "serving": {"model"}, "trained": {"model", "peer", "data"}}
+    needs = takes.get(options.stage, set())
     if options.pairs < 6:
         raise ValueError(f"--pairs {options.pairs}: an interval of 95 % needs at least 6")
-    given = {name for name in ("model", "data") if getattr(options, name)}
+    given = {name for name in ("model", "peer", "data") if getattr(options, name)}
     if given != needs:
         raise ValueError(f"--stage {options.stage} takes {_options(needs)}, and was given {_options(given)}")
+    if options.stage == "page":
+        from ecgmoe.benchmark.page import NAME, write_page
+
+        if options.out is None:
+            raise ValueError("--stage page needs --out, the folder of the results")
+        write_page(options.out)
+        print(f"page {options.out}/{NAME}.md")
+        return
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.scratch) as folder:
         result = _stages(options, Path(folder))[options.stage]()
-    text = json.dumps({"stage": options.stage, "machine": _machine(), **result}, indent=2)
+    text = json.dumps({"stage": options.stage, "machine": _machine(argv), **result}, indent=2)
     print(text)
     if "markdown" in result:
         print(result["markdown"])
@@ -97,7 +118,7 @@ def main(argv: list[str]) -> None:
 
 
 def _options(names: set[str]) -> str:
-    return " and ".join(f"--{name}" for name in sorted(names, reverse=True)) or "neither --model nor --data"
+    return " and ".join(f"--{name}" for name in sorted(names, reverse=True)) or "none of --model, --peer and --data"
 
 
 def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -113,12 +134,13 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
     def prepared() -> tuple[str, str]:
         """The dataset and its prepared folder, made for this."""
         from ecgmoe.ecg.simulate import SimulationConfig, simulate
+        from ecgmoe.pipeline.config import PrepareConfig
         from ecgmoe.pipeline.prepare import prepare as run_prepare
 
         root = options.root or str(scratch / "raw")
         if options.root is None:
             simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
-        run_prepare(options.dataset, root, str(scratch / "data"))
+        run_prepare(options.dataset, root, str(scratch / "data"), config=PrepareConfig(compression=options.compression))
         return root, str(scratch / "data")
 
     def embed() -> dict[str, Any]:
@@ -135,7 +157,8 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         root, data = prepared()
         # Nothing else runs while it is measured.
         ray.shutdown()
-        return loader_benchmark(data, root, tiny(), pairs=options.pairs)
+        found = loader_benchmark(data, root, tiny(), pairs=options.pairs)
+        return {**found, "compression": options.compression}
 
     def training() -> dict[str, Any]:
         from ecgmoe.benchmark.training import training_benchmark
@@ -143,7 +166,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
         if options.preset not in PRESETS:
             raise ValueError(f"there is no preset {options.preset!r}: choose one of {', '.join(PRESETS)}")
-        return training_benchmark(prepared()[1], PRESETS[options.preset](), pairs=options.pairs)
+        return training_benchmark(prepared()[1], PRESETS[options.preset](), preset=options.preset, pairs=options.pairs)
 
     def memory() -> dict[str, Any]:
         from ecgmoe.benchmark.training_memory import memory_benchmark
@@ -154,7 +177,12 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         from ecgmoe.benchmark.inference import inference_benchmark
         from ecgmoe.config import tiny
 
-        return inference_benchmark(tiny())
+        return inference_benchmark(tiny(), pairs=options.pairs)
+
+    def trained() -> dict[str, Any]:
+        from ecgmoe.benchmark.trained import trained_benchmark
+
+        return trained_benchmark(str(options.model), str(options.peer), str(options.data), pairs=options.pairs)
 
     def export() -> dict[str, Any]:
         from ecgmoe.benchmark.export import export_benchmark
@@ -197,6 +225,11 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
         return labevents_benchmark(options.size)
 
+    def start() -> dict[str, Any]:
+        from ecgmoe.benchmark.start import start_benchmark
+
+        return start_benchmark(options.pairs)
+
     return {
         "prepare": prepare,
         "embed": embed,
@@ -204,6 +237,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         "training": training,
         "memory": memory,
         "inference": inference,
+        "trained": trained,
         "export": export,
         "attribution": attribution,
         "serving": serving,
@@ -211,11 +245,34 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         "scale": scale,
         "index": index,
         "labevents": labevents,
+        "start": start,
     }
 
 
-def _machine() -> dict[str, Any]:
-    return {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+def _machine(argv: list[str]) -> dict[str, Any]:
+    import psutil
+
+    from ecgmoe.training.identity import code_revision, environment
+
+    return {
+        "command": shlex.join(["python", "jobs/benchmark.py", *argv]),
+        "date": time.strftime("%Y-%m-%d"),
+        "revision": code_revision()["revision"],
+        "cpus": os.cpu_count(),
+        "processor": _processor(),
+        "memory_gib": psutil.virtual_memory().total / 2**30,
+        "versions": environment(),
+    }
+
+
+def _processor() -> str:
+    """As Linux names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
 
+from ecgmoe.benchmark.paired import interleaved, ratio
 from ecgmoe.benchmark.variants import neutral_statistics, noise
 from ecgmoe.config import RunConfig
 from ecgmoe.model.batch import ECGBatch
@@ -23,16 +25,17 @@ from ecgmoe.variants import variant
 ECG_MOE, BASELINE, COPIES = "ecg_moe", "multi_task_baseline", "single_task_copies"
 
 
-def inference_benchmark(config: RunConfig, *, batches: tuple[int, ...] = (1, 32), repeats: int = 15) -> dict[str, Any]:
+def inference_benchmark(config: RunConfig, *, batches: tuple[int, ...] = (1, 32), pairs: int = 15) -> dict[str, Any]:
     """Alternate the three on the same records, on one thread of this machine's CPU.
 
     Args:
         config: of ECG-MoE; the others follow from it.
         batches: numbers of records in a pass.
-        repeats: rounds; figures are medians, ratios those of each round's.
+        pairs: rounds that count.
 
     Returns:
-        By batch: milliseconds per record of each, and how many times as long as one pass of ECG-MoE the others take.
+        By batch: milliseconds per record of each (medians), and how many times as long as one pass of ECG-MoE the others take
+        (`Ratio`).
     """
     torch.set_num_threads(1)
     models = {name: models_of(config, name) for name in (ECG_MOE, BASELINE, COPIES)}
@@ -44,19 +47,11 @@ def inference_benchmark(config: RunConfig, *, batches: tuple[int, ...] = (1, 32)
     }
     for records in batches:
         batch = noise(records)
-        times: dict[str, list[float]] = {name: [] for name in models}
-        # The first round warms up and is not counted.
-        for repeat in range(repeats + 1):
-            for name, each in models.items():
-                seconds = _timed(each, batch)
-                if repeat:
-                    times[name].append(1000 * seconds / records)
+        found = interleaved([partial(_timed, each, batch) for each in models.values()], pairs)
+        times = {name: [1000 * seconds / records for seconds in each] for name, each in zip(models, found, strict=True)}
         result[f"batch_{records}"] = {
             "ms_per_record": {name: statistics.median(values) for name, values in times.items()},
-            "times_ecg_moe": {
-                name: statistics.median(one / other for one, other in zip(times[name], times[ECG_MOE], strict=True))
-                for name in (BASELINE, COPIES)
-            },
+            "times_ecg_moe": {name: asdict(ratio(times[name], times[ECG_MOE])) for name in (BASELINE, COPIES)},
         }
     return result
 

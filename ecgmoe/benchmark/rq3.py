@@ -10,6 +10,7 @@ from typing import Any
 
 from ecgmoe.benchmark.inference import BASELINE, COPIES, ECG_MOE, inference_benchmark, models_of, one_pass
 from ecgmoe.benchmark.memory import measured
+from ecgmoe.benchmark.paired import Ratio
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.evaluation.report import markdown_rows, number
@@ -51,7 +52,8 @@ def rq3(config: RunConfig, *, name: str, storage: str) -> dict[str, Any]:
             "",
             markdown_rows(rows(found)),
             "",
-            "Ratios are medians over interleaved rounds. Memory is what a process takes more than after its imports.",
+            "Ratios are medians over interleaved rounds, with their 95 % intervals. Memory is what a process takes more than "
+            "after its imports.",
             "",
             PAPER,
             "",
@@ -72,14 +74,14 @@ def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
     for records in BATCHES:
         key = f"batch_{records}"
         for model, milliseconds in found[key]["ms_per_record"].items():
-            ratio = found[key]["times_ecg_moe"].get(model)
+            times = found[key]["times_ecg_moe"].get(model)
             table.append(
                 (
                     str(records),
                     model,
                     f"{found['parameters'][model]:,}",
                     number(1000 / milliseconds),
-                    "" if ratio is None else f"{ratio:.2f}",
+                    "" if times is None else Ratio(**times).line(),
                     f"{found['memory_bytes'][key][model] / 1e6:.0f}",
                 )
             )

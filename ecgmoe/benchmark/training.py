@@ -43,11 +43,12 @@ class Enough(Exception):
     """All steps of a round are made."""
 
 
-def training_benchmark(data: str, config: RunConfig, *, pairs: int = 10) -> dict[str, Any]:
+def training_benchmark(data: str, config: RunConfig, *, preset: str, pairs: int = 10) -> dict[str, Any]:
     """Alternate rounds of both, each from fresh weights, long enough that ours logs once.
 
     Args:
         data: prepared folder.
+        preset: name of the configuration.
         config: of the training, in fp32 without accumulation; layout and device are set to one worker on a CPU.
         pairs: rounds that count.
 
@@ -77,6 +78,7 @@ def training_benchmark(data: str, config: RunConfig, *, pairs: int = 10) -> dict
         ours, bare = (each for each in interleaved(ways, pairs))
     longer = [1e3 * (one - other) for one, other in zip(ours, bare, strict=True)]
     return {
+        "preset": preset,
         "records_per_step": config.training.global_batch,
         "steps": config.training.log_every,
         "pairs": pairs,

@@ -56,8 +56,8 @@ def test_too_few_records_are_said(folder: Path) -> None:
 
 def test_the_job_wants_model_and_data_for_this_alone(folder: Path) -> None:
     wanted = {
-        ("attribution",): "takes --model and --data, and was given neither",
-        ("index", "--model", "m"): "takes neither --model nor --data, and was given --model",
+        ("attribution",): "takes --model and --data, and was given none of",
+        ("index", "--model", "m"): "takes none of --model, --peer and --data, and was given --model",
         ("attribution", "--data", "d"): "takes --model and --data, and was given --data",
     }
     for given, message in wanted.items():

@@ -1,0 +1,76 @@
+"""One page of what the stages measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from ecgmoe.benchmark.page import write_page
+from ecgmoe.benchmark.paired import ratio
+from jobs import job
+
+MACHINE = {
+    "command": "python jobs/benchmark.py --stage training",
+    "date": "2026-01-02",
+    "revision": "abc",
+    "cpus": 2,
+    "processor": "a processor",
+    "memory_gib": 23.5,
+    "versions": {"torch": "2"},
+}
+
+
+def training(share: float, revision: str = "abc") -> dict[str, Any]:
+    return {
+        "stage": "training",
+        "machine": MACHINE | {"revision": revision},
+        "preset": "bench",
+        "records_per_step": 16,
+        "ms_per_step": 500.0,
+        "bare_ms_per_step": 500.0 * share,
+        "bare_share": asdict(ratio([share] * 10, [1.0] * 10)),
+    }
+
+
+def write(folder: Path, name: str, result: dict[str, Any]) -> None:
+    (folder / name).write_text(json.dumps(result))
+
+
+def test_what_was_reached_and_what_was_missed(tmp_path: Path) -> None:
+    write(tmp_path, "training.json", training(0.97))
+    write(tmp_path, "again.json", training(0.94))
+    for _ in range(2):
+        page = write_page(str(tmp_path))
+        assert {row["verdict"] for row in page["rows"]} == {"reached (at least 0.95)", "MISSED (at least 0.95)"}
+        text = (tmp_path / "benchmark.md").read_text()
+        assert "| training | a step of 16 records, preset bench | 500 ms | " in text
+        assert "0.97 (0.97 to 0.97) | reached (at least 0.95) |" in text
+        assert "2 cores (a processor), 24 GiB; torch 2." in text
+        assert "different machines" not in text
+    assert ElementTree.parse(tmp_path / "benchmark.svg").getroot().tag.endswith("svg")
+    assert json.loads((tmp_path / "benchmark.json").read_text())["stages"].keys() == {"training", "again"}
+    write(tmp_path, "later.json", training(0.97, revision="def"))
+    write_page(str(tmp_path))
+    assert "different machines, versions or revisions" in (tmp_path / "benchmark.md").read_text()
+
+
+def test_what_is_no_result_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no result: measure some stages first"):
+        write_page(str(tmp_path))
+    write(tmp_path, "notes.json", {"a": 1})
+    with pytest.raises(ValueError, match=r"notes\.json is no result of --out"):
+        write_page(str(tmp_path))
+
+
+def test_the_job(tmp_path: Path) -> None:
+    assert "--stage page needs --out" in job("benchmark", "--stage", "page", expect=2)
+    assert "--pairs 5: an interval of 95 % needs at least 6" in job(
+        "benchmark", "--stage", "loader", "--pairs", "5", expect=2
+    )
+    write(tmp_path, "training.json", training(0.97))
+    assert f"page {tmp_path}/benchmark.md" in job("benchmark", "--stage", "page", "--out", str(tmp_path))
