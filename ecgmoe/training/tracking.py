@@ -128,18 +128,49 @@ def create_run(
     if artifacts.startswith("s3://") and not importlib.util.find_spec("boto3"):
         raise missing_package(artifacts, "boto3")
     with _explained(uri):
-        client = _client(uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        identity = (
-            experiment.experiment_id
-            if experiment
-            else client.create_experiment(EXPERIMENT, artifact_location=artifacts)
-        )
+        with _one_at_a_time(uri):
+            client = _client(uri)
+            identity = _experiment(client, artifacts)
         above = {"mlflow.parentRunId": parent.run_id} if parent else {}
         run = client.create_run(identity, run_name=name, tags={**tags, **above})
         for key, value in flat(parameters).items():
             client.log_param(run.info.run_id, key, str(value)[:500])
     return run.info.run_id
+
+
+def _experiment(client: Any, artifacts: str) -> str:
+    """Id of the experiment of all runs, made where it is not there."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        try:
+            return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        except MlflowException as error:
+            # Another run made it meanwhile.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(EXPERIMENT)
+    return found.experiment_id
+
+
+@contextlib.contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Processes that make the tables of one SQLite file at once would be in each other's way, and might leave half of them."""
+    from filelock import FileLock
+
+    lock = FileLock(f"{uri.removeprefix('sqlite:///')}.lock") if uri.startswith("sqlite:///") else None
+    try:
+        if lock:
+            lock.acquire(timeout=120)
+    except OSError:
+        # Where no file can be made MLflow says why it cannot make its own.
+        lock = None
+    try:
+        yield
+    finally:
+        if lock:
+            lock.release()
 
 
 def knows_run(uri: str, run_id: str) -> bool:

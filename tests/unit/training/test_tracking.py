@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,25 @@ def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(StorageError, match=f"MLflow at {uri}: .*check MLFLOW_TRACKING_URI"):
         Tracker(uri, "some").log({"loss": 1.0}, 1)
+
+
+FIRST = """
+import sys, time
+import mlflow, mlflow.store.db.utils
+from ecgmoe.training.tracking import create_run
+uri, artifacts, start = sys.argv[1:]
+time.sleep(max(0, float(start) - time.time()))
+print(create_run(uri, "k", {}, {}, artifacts))
+"""
+
+
+def test_runs_that_make_the_store_together(tmp_path: Path) -> None:
+    """As trials of a table do, and people who start two trainings in one folder."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    # All have imported MLflow by then.
+    arguments = [sys.executable, "-c", FIRST, uri, str(tmp_path / "artifacts"), str(time.time() + 20)]
+    several = [subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    ended = [(each.communicate(timeout=200), each.returncode) for each in several]
+    assert [code for _, code in ended] == [0, 0, 0], ended
+    client = MlflowClient(uri)
+    assert {client.get_run(out.strip()).info.experiment_id for (out, _), _ in ended} == {"1"}
