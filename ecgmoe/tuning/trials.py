@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
@@ -106,7 +107,10 @@ class Says(tune.Callback):
 
 def failure_of(trial: Trial) -> str:
     """One line about why a trial failed."""
-    error = trial.get_pickled_error() or trial.get_error()
+    error: object = trial.get_pickled_error() or trial.get_error()
+    if not error and trial.error_file and Path(trial.error_file).is_file():
+        # Where it is told of at once, it does not lie with the experiment's state yet.
+        error = Path(trial.error_file).read_text()
     return reason(error) if error else "its process ended"
 
 
