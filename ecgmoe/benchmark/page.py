@@ -38,11 +38,11 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the interval's lower end reaches the aim."""
+        """Whether the whole interval reaches the aim, a part of it, or none."""
         if self.aim is None or self.ratio is None:
             return ""
-        reached = self.ratio.low >= self.aim
-        return f"{'reached' if reached else 'MISSED'} (at least {self.aim:g})"
+        shown = "reached" if self.ratio.low >= self.aim else "MISSED" if self.ratio.high < self.aim else "not shown"
+        return f"{shown} (at least {self.aim:g})"
 
 
 def write_page(folder: str) -> dict[str, Any]:

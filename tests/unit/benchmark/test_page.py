@@ -44,16 +44,23 @@ def write(folder: Path, name: str, result: dict[str, Any]) -> None:
 def test_what_was_reached_and_what_was_missed(tmp_path: Path) -> None:
     write(tmp_path, "training.json", training(0.97))
     write(tmp_path, "again.json", training(0.94))
+    unclear = training(0.97)
+    unclear["bare_share"] |= {"low": 0.9}
+    write(tmp_path, "unclear.json", unclear)
     for _ in range(2):
         page = write_page(str(tmp_path))
-        assert {row["verdict"] for row in page["rows"]} == {"reached (at least 0.95)", "MISSED (at least 0.95)"}
+        assert {row["verdict"] for row in page["rows"]} == {
+            "reached (at least 0.95)",
+            "MISSED (at least 0.95)",
+            "not shown (at least 0.95)",
+        }
         text = (tmp_path / "benchmark.md").read_text()
         assert "| training | a step of 16 records, preset bench | 500 ms | " in text
         assert "0.97 (0.97 to 0.97) | reached (at least 0.95) |" in text
         assert "2 cores (a processor), 24 GiB; torch 2." in text
         assert "different machines" not in text
     assert ElementTree.parse(tmp_path / "benchmark.svg").getroot().tag.endswith("svg")
-    assert json.loads((tmp_path / "benchmark.json").read_text())["stages"].keys() == {"training", "again"}
+    assert json.loads((tmp_path / "benchmark.json").read_text())["stages"].keys() == {"training", "again", "unclear"}
     write(tmp_path, "later.json", training(0.97, revision="def"))
     write_page(str(tmp_path))
     assert "different machines, versions or revisions" in (tmp_path / "benchmark.md").read_text()
