@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ecgmoe.config import RunConfig
-from ecgmoe.config_tools import differing_keys, to_dict
+from ecgmoe.config_tools import differing_keys, from_dict, to_dict
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training import tracking
 from ecgmoe.training.identity import LAYOUT, code_revision
@@ -18,12 +18,19 @@ PARENT = "mlflow.json"
 def claim(store: Store, file: str, identity: dict[str, Any]) -> None:
     """Note what the name stands for, where it is new.
 
+    Args:
+        store: of the search or table.
+        file: that holds its identity.
+        identity: with the key "config", a `RunConfig` as plain values.
+
     Raises:
         ValueError: it stands for something else; the message names the keys that differ.
     """
     if store.exists(file):
         stored = store.read_json(file)
         stored.pop("code", None)
+        # Options that came after it have their defaults.
+        stored["config"] = to_dict(from_dict(RunConfig, stored["config"]))
         may = {f"config.training.{name}" for name in LAYOUT}
         other = [line for line in differing_keys(stored, identity) if line.partition(":")[0] not in may]
         if other:

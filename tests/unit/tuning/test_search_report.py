@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from mlflow import MlflowClient
 
+from ecgmoe.config_tools import to_dict
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training import tracking
 from ecgmoe.tuning.identity import claim, parent_run
@@ -124,9 +126,16 @@ def test_a_search_without_lambda_has_no_picture_of_it(tmp_path: Path) -> None:
 
 def test_another_search_under_the_same_name_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
-    identity = {"config": {"training": {"num_workers": 1, "epochs": 2}}, "search": {"trials": 12}}
+    config = small()
+    identity = {"config": to_dict(config), "search": {"trials": 12}}
     claim(store, "search.json", identity)
-    claim(store, "search.json", {**identity, "config": {"training": {"num_workers": 2, "epochs": 2}}})
+    wider = replace(config, training=replace(config.training, num_workers=2))
+    claim(store, "search.json", {**identity, "config": to_dict(wider)})
+    # One that was begun before an option came goes on.
+    earlier = store.read_json("search.json")
+    del earlier["config"]["model"]["backbones_per_record"]
+    store.write_json("search.json", earlier)
+    claim(store, "search.json", identity)
     with pytest.raises(ValueError, match=r"search.trials: 12 -> 13.*choose another --name"):
         claim(store, "search.json", {**identity, "search": {"trials": 13}})
 
