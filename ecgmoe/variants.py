@@ -104,7 +104,6 @@ VARIANTS: dict[str, Variant] = {
     "no_periodic_path": _multi_model_path_alone,
     "no_multi_model_path": _periodic_path_alone,
     "no_late_backbones": _model(late_backbones=()),
-    "one_backbone_per_record": _model(backbones_per_record=1),
     "two_backbones_per_record": _model(backbones_per_record=2),
     "no_gate": _ungated,
     "no_task_conditioning": _model(task_conditioning=False),

@@ -106,6 +106,10 @@ class ModelConfig:
             "backbones_per_record needs the gate over the backbones: mixture 'ecg_moe' and paths 'both' or 'multi_model'",
         )
         require(
+            self.backbones_per_record != 1 or bool(self.late_backbones),
+            "backbones_per_record 1 without late_backbones: the gate would weigh one alone and learn nothing; choose 2",
+        )
+        require(
             1 <= self.top_k <= self.mixture_experts,
             f"top_k must be between 1 and mixture_experts ({self.mixture_experts}), got {self.top_k}",
         )

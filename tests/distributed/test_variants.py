@@ -10,7 +10,7 @@ import torch
 
 from distributed import run_distributed
 from ecgmoe.backbones.config import BackboneConfig
-from ecgmoe.config import RunConfig
+from ecgmoe.config import RESIDUAL_NETWORK, RunConfig
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.training.config import TrainingConfig
 from ecgmoe.variants import VARIANTS, variant
@@ -53,6 +53,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         training = replace(BASE.training, zero_stage=stage, optimizer="sgd")
         for name in ATTENTIVE:
             configs[f"{name} at {stage}"] = replace(variant(name, wide), training=training)
+        configs[f"sparse at {stage}"] = replace(
+            wide,
+            backbones=(*wide.backbones, RESIDUAL_NETWORK),
+            model=replace(wide.model, backbones_per_record=1, late_backbones=(RESIDUAL_NETWORK.name,)),
+            training=training,
+        )
     jobs = [{**job_of(config, data), "features": embed_here(data, config.cached)} for config in configs.values()]
     return dict(zip(configs, run_distributed(train_some, 2, jobs, 3)[0], strict=True))
 
@@ -68,8 +74,8 @@ def test_it_trains(results: dict[str, dict[str, Any]], name: str) -> None:
     assert len({key.split(".")[2] for key in moved & sparse if key.endswith("bias")}) >= (2 if sparse else 0)
 
 
-@pytest.mark.parametrize("name", ATTENTIVE)
-def test_attention_trains_sharded_as_whole(results: dict[str, dict[str, Any]], name: str) -> None:
+@pytest.mark.parametrize("name", [*ATTENTIVE, "sparse"])
+def test_what_is_chosen_trains_sharded_as_whole(results: dict[str, dict[str, Any]], name: str) -> None:
     whole, sharded = (torch.tensor(results[f"{name} at {stage}"]["losses"]) for stage in (0, 3))
     # The same sums in another order, over three steps.
     assert torch.allclose(sharded, whole, rtol=1e-5)

@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no gate": {"gate": False, "task_conditioning": False, "lora_rank": 0},
     "periodic": {"paths": "periodic", "late_rr": False, "morphology_kernels": ()},
     "multi_model": {"paths": "multi_model"},
-    "one backbone per record": {"backbones_per_record": 1},
+    "one backbone per record": {"backbones_per_record": 1, "late_backbones": ("residual_network",)},
     "concat": {"paths": "multi_model", "mixture": "concat"},
     "moe": {"paths": "multi_model", "mixture": "moe"},
     "time_moe": {"paths": "multi_model", "mixture": "time_moe"},
