@@ -50,9 +50,15 @@ def _ungated(config: RunConfig) -> RunConfig:
     return _model(gate=False, gate_temperature=1.0)(_without_balance(config))
 
 
+def _without_late_heads(config: RunConfig) -> RunConfig:
+    # One backbone with no late one beside it would leave the gate nothing to weigh.
+    count = 2 if config.model.backbones_per_record == 1 else config.model.backbones_per_record
+    return _model(late_backbones=(), backbones_per_record=count)(config)
+
+
 def _concatenation(config: RunConfig) -> RunConfig:
     # Its heads read every backbone's mean token already.
-    return _mixture("concat")(_model(late_backbones=())(config))
+    return _mixture("concat")(_without_late_heads(config))
 
 
 def _alone(config: RunConfig, backbones: tuple[BackboneConfig, ...]) -> RunConfig:
@@ -103,7 +109,7 @@ VARIANTS: dict[str, Variant] = {
     "no_morphology_experts": _model(morphology_kernels=()),
     "no_periodic_path": _multi_model_path_alone,
     "no_multi_model_path": _periodic_path_alone,
-    "no_late_backbones": _model(late_backbones=()),
+    "no_late_backbones": _without_late_heads,
     "two_backbones_per_record": _model(backbones_per_record=2),
     "no_gate": _ungated,
     "no_task_conditioning": _model(task_conditioning=False),

@@ -94,6 +94,8 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--dataset {options.dataset} needs --root, its folder")
     takes = {"attribution": {"model", "data"}, "serving": {"model"}, "trained": {"model", "peer", "data"}}
     needs = takes.get(options.stage, set())
+    if options.compression != "zstd" and options.stage not in ("embed", "loader", "training"):
+        raise ValueError(f"--compression is of embed, loader and training, not of {options.stage}")
     if options.pairs < 6:
         raise ValueError(f"--pairs {options.pairs}: an interval of 95 % needs at least 6")
     given = {name for name in ("model", "peer", "data") if getattr(options, name)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -58,17 +57,18 @@ def write_page(folder: str) -> dict[str, Any]:
             continue
         try:
             result = store.read_json(name)
-            rows = list(rows_of(result))
+            found[name.removesuffix(".json")] = (result, rows_of(result), _about(result["machine"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{store.path(name)} is no result of --out ({error!r}): move it elsewhere") from error
-        found[name.removesuffix(".json")] = (result, rows)
+            raise ValueError(
+                f"{store.path(name)} is no result of --out, or of an earlier version ({error!r}): move it elsewhere"
+            ) from error
     if not found:
         raise ValueError(f"{store.root} holds no result: measure some stages first, with --out {store.root}/STAGE.json")
-    rows = [row for _, each in found.values() for row in each]
+    rows = [row for _, each, _ in found.values() for row in each]
     store.write_text(f"{NAME}.md", "\n".join(_lines(found, rows)))
     page = {
         "rows": [{**asdict(row), "verdict": row.verdict} for row in rows],
-        "stages": {name: result for name, (result, _) in found.items()},
+        "stages": {name: result for name, (result, *_) in found.items()},
     }
     store.write_json(f"{NAME}.json", page)
     with store.writing(f"{NAME}.svg") as file:
@@ -76,13 +76,18 @@ def write_page(folder: str) -> dict[str, Any]:
     return page
 
 
-def _lines(found: Mapping[str, tuple[dict[str, Any], list[Row]]], rows: list[Row]) -> list[str]:
-    machines = {
-        json.dumps({key: value for key, value in result["machine"].items() if key not in ("command", "date")})
-        for result, _ in found.values()
-    }
+def _about(machine: Mapping[str, Any]) -> str:
+    """Revision, machine and versions of a result in one line."""
+    versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
+    return (
+        f"revision {machine['revision']}, {machine['cpus']} cores ({machine['processor']}), "
+        f"{machine['memory_gib']:.0f} GiB; {versions}."
+    )
+
+
+def _lines(found: Mapping[str, tuple[dict[str, Any], list[Row], str]], rows: list[Row]) -> list[str]:
     lines = ["# Benchmark", ""]
-    if len(machines) > 1:
+    if len({about for *_, about in found.values()}) > 1:
         lines += [
             "**These results are of different machines, versions or revisions: compare them within a stage alone.**",
             "",
@@ -106,31 +111,20 @@ def _lines(found: Mapping[str, tuple[dict[str, Any], list[Row]]], rows: list[Row
         "",
         "## How",
     ]
-    for name, (result, _) in found.items():
+    for name, (result, _, about) in found.items():
         machine = result["machine"]
-        versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
-        lines += [
-            f"### {name}",
-            "```",
-            machine["command"],
-            "```",
-            f"{machine['date']}, revision {machine['revision']}, {machine['cpus']} cores ({machine['processor']}), "
-            f"{machine['memory_gib']:.0f} GiB; {versions}.",
-            "",
-        ]
+        lines += [f"### {name}", "```", machine["command"], "```", f"{machine['date']}, {about}", ""]
     return lines
 
 
-def rows_of(result: Mapping[str, Any]) -> Iterator[Row]:
+def rows_of(result: Mapping[str, Any]) -> list[Row]:
     """What a stage compares; nothing for a stage that compares nothing.
 
     Raises:
         KeyError: it is no result.
     """
-    stage = result["stage"]
-    make = _ROWS.get(stage)
-    if make:
-        yield from make(result)
+    make = _ROWS.get(result["stage"])
+    return list(make(result)) if make else []
 
 
 def _loader(result: Mapping[str, Any]) -> Iterator[Row]:
@@ -157,12 +151,19 @@ def _training(result: Mapping[str, Any]) -> Iterator[Row]:
     )
 
 
+def _batches(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What was measured by number of records in a pass."""
+    for key, value in result.items():
+        if key.startswith("batch_"):
+            yield key.removeprefix("batch_"), value
+
+
 def _inference(result: Mapping[str, Any]) -> Iterator[Row]:
-    for batch, found in ((key, value) for key, value in result.items() if key.startswith("batch_")):
+    for records, found in _batches(result):
         for peer, times in found["times_ecg_moe"].items():
             yield Row(
                 stage="inference",
-                what=f"all tasks, {batch.partition('_')[2]} at once, weights as initialised, every backbone",
+                what=f"all tasks, {records} at once, weights as initialised, every backbone",
                 ours=f"{found['ms_per_record']['ecg_moe']:.1f} ms per ECG",
                 beside=f"{peer}: {found['ms_per_record'][peer]:.1f} ms",
                 ratio=_ratio(times),
@@ -170,10 +171,10 @@ def _inference(result: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _trained(result: Mapping[str, Any]) -> Iterator[Row]:
-    for batch, found in ((key, value) for key, value in result.items() if key.startswith("batch_")):
+    for records, found in _batches(result):
         yield Row(
             stage="trained",
-            what=f"all tasks, {batch.partition('_')[2]} at once, two trained models on real records",
+            what=f"all tasks, {records} at once, two trained models on real records",
             ours=f"{found['ms_per_record']['model']:.1f} ms per ECG",
             beside=f"the peer: {found['ms_per_record']['peer']:.1f} ms",
             ratio=_ratio(found["times_as_long"]),

@@ -368,7 +368,7 @@ def fuse(F_m: Tensor | None, F_periodic: Tensor | None, alpha_k: Tensor | None, 
         F_periodic: (B, P, D), or None.
         alpha_k: (B, P, K), weights of the backbones; with F_m.
         alpha: (B, P, 2), weights of the paths; with both. All are scaled by the number of choices, so that equal weights
-            are 1.
+            are 1; with `backbones_per_record`, K over the number that a record takes.
 
     Returns:
         (B, P, (K + 1) D), or the part of the path that is there.

@@ -117,13 +117,18 @@ def finished_manifest(store: Store, asked: dict[str, Any]) -> dict[str, Any] | N
     manifest, inputs = store.read_json("manifest.json"), store.read_json("inputs.json")
     tables, shard_bytes = inputs.pop("tables"), inputs.pop("shard_bytes", None)
     same = (
-        inputs == asked
+        _without_compression(inputs) == _without_compression(asked)
         and (manifest["schema_version"], manifest["prepare_version"]) == (SCHEMA_VERSION, PREPROCESSING_VERSION)
         and all(_stamp(path) == stamp for path, stamp in tables.items())
         and (store / "records").sizes() == shard_bytes
         and all(store.exists(name) for name in ("labels.parquet", "exclusions.parquet", "card.html"))
     )
     return manifest if same else None
+
+
+def _without_compression(asked: dict[str, Any]) -> dict[str, Any]:
+    """Shards that are there keep theirs, and older folders do not know of the option."""
+    return {**asked, "config": {key: value for key, value in asked["config"].items() if key != "compression"}}
 
 
 def _stamp(path: str) -> list[Any] | None:

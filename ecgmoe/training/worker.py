@@ -286,9 +286,15 @@ def run_worker(job: WorkerJob, watch: Watch, link: Link) -> dict[str, Any]:
             if worker.rank == 0:
                 print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
             try:
-                return worker.run()
+                result = worker.run()
             except not_finite.BatchLeftOut:
-                continue
-            finally:
+                destroy(worker.engine)
+            except Exception:
+                # One of several ends with its process: DeepSpeed would wait for a GPU that waits for the other ranks.
+                if worker.world == 1:
+                    destroy(worker.engine)
+                raise
+            else:
                 # The process may have other runs to train.
                 destroy(worker.engine)
+                return result

@@ -124,7 +124,9 @@ def test_what_does_not_fit_is_refused() -> None:
         replace(config, model=replace(config.model, backbones_per_record=6))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_can_be_made_of_it(name: str) -> None:
-    made = variant(name, variant("two_backbones_per_record", tiny()))
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("name", [*VARIANTS, "single_dlinear", "probe_moment", "untrained_tempo"])
+def test_every_variant_can_be_made_of_it(name: str, count: int) -> None:
+    config = tiny()
+    made = variant(name, replace(config, model=replace(config.model, backbones_per_record=count)))
     assert from_dict(RunConfig, to_dict(made)) == made

@@ -15,6 +15,7 @@ from damaged_records import write_good
 from ecgmoe.datasets.options import IndexOptions
 from ecgmoe.pipeline.config import PrepareConfig
 from ecgmoe.pipeline.prepare import prepare
+from ecgmoe.pipeline.store import Store
 from prepared_examples import prepare_here
 
 NOTHING_TO_DO = "is finished and its tables are unchanged: nothing to do"
@@ -52,6 +53,21 @@ def test_a_folder_without_table_is_skipped_until_a_record_is_added(
         shutil.copy(own / "raw" / "good" / f"000{suffix}", own / "raw" / f"new{suffix}")
     with pytest.raises(ValueError, match="list of records has changed, 6 -> 7 studies"):
         again(own)
+
+
+def test_compression_is_nothing_to_do_again(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare_here(own / "raw", own / "data", dataset="wfdb")
+    again(own)
+    capsys.readouterr()
+    again(own, PrepareConfig(compression="lz4"))
+    assert NOTHING_TO_DO in capsys.readouterr().out
+    # Of a folder that was prepared before there was the option.
+    store = Store(own / "data")
+    inputs = store.read_json("inputs.json")
+    del inputs["config"]["compression"]
+    store.write_json("inputs.json", inputs)
+    again(own)
+    assert NOTHING_TO_DO in capsys.readouterr().out
 
 
 def test_a_changed_csv_is_noticed(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
