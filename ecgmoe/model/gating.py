@@ -60,8 +60,14 @@ class FusionGate(nn.Module):
     @torch.no_grad()
     def most_weighed(self, conditioning_BPX: Tensor, count: int, always: Sequence[int] = ()) -> Tensor:
         """Which choices each record takes, bool (B, K): `always` these positions, and `count` of the others, those with the
-        largest mean weight over the tasks."""
-        weight_BK = self(conditioning_BPX).mean(1)
-        taken = torch.zeros_like(weight_BK, dtype=torch.bool)
-        taken[:, list(always)] = True
-        return taken.scatter(1, weight_BK.masked_fill(taken, -1.0).topk(count, 1).indices, True)
+        largest mean weight over the tasks. In fp32, and the first wins a tie: rounding must not choose, or a model that
+        was trained in bf16 and predicts in fp32 would take others."""
+        with torch.autocast(conditioning_BPX.device.type, enabled=False):
+            weight_BK = self(conditioning_BPX.float()).mean(1)
+        fixed = torch.zeros_like(weight_BK, dtype=torch.bool)
+        fixed[:, list(always)] = True
+        weight_BK = weight_BK.masked_fill(fixed, -1.0)
+        # How many come before each one: a stable sort, which ONNX does not have.
+        before = weight_BK[:, None] > weight_BK[..., None]
+        ties = (weight_BK[:, None] == weight_BK[..., None]).tril(-1)
+        return fixed | ((before | ties).sum(-1) < count)

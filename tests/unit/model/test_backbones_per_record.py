@@ -60,6 +60,17 @@ def test_the_most_weighed_of_each_record() -> None:
     assert gate(far, torch.tensor([[False, True, True, False]])).tolist() == [[[0.0, 0.5, 0.5, 0.0]]]
 
 
+def test_the_precision_of_a_pass_does_not_choose() -> None:
+    torch.manual_seed(0)
+    gate, conditioning = FusionGate(12, 16, 4), torch.randn(2000, 5, 12)
+    exact = gate.most_weighed(conditioning, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(gate.most_weighed(conditioning, 2), exact)
+    torch.nn.init.zeros_(gate.network[-1].weight)
+    torch.nn.init.zeros_(gate.network[-1].bias)
+    assert gate.most_weighed(conditioning[:1], 2).tolist() == [[True, True, False, False]]
+
+
 @pytest.mark.parametrize(("count", "late"), [(2, ()), (1, ("late",))])
 def test_predictions_do_not_depend_on_what_is_left_out(count: int, late: tuple[str, ...]) -> None:
     net = network(count, late=late)
