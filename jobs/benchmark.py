@@ -45,9 +45,9 @@ class Options:
         root: prepare, loader, training: the dataset; serving: a folder of WFDB records; simulated ECGs without it.
         size: ECGs (prepare, embed, loader, training, scale, index, attribution), good requests of a round (serving) or rows
             (labevents).
-        repeats: prepare, embed: rounds of parts and whole.
+        backbones: embed: which; all by default.
         compression: embed, loader, training: of the prepared waveforms.
-        pairs: loader, training, inference, trained, start: interleaved rounds, at least 6.
+        pairs: prepare, embed, loader, training, inference, trained, start: interleaved rounds, at least 6.
         preset: training: which configuration.
         model: attribution, serving, trained: a model folder.
         peer: trained: the other model folder.
@@ -77,7 +77,7 @@ class Options:
     dataset: DatasetName = "simulated"
     root: str | None = None
     size: int = 2000
-    repeats: int = 3
+    backbones: tuple[str, ...] = ()
     compression: Compression = "zstd"
     pairs: int = 10
     preset: str = "bench"
@@ -96,6 +96,8 @@ def main(argv: list[str]) -> None:
     needs = takes.get(options.stage, set())
     if options.compression != "zstd" and options.stage not in ("embed", "loader", "training"):
         raise ValueError(f"--compression is of embed, loader and training, not of {options.stage}")
+    if options.backbones and options.stage != "embed":
+        raise ValueError(f"--backbones is of embed, not of {options.stage}")
     if options.pairs < 6:
         raise ValueError(f"--pairs {options.pairs}: an interval of 95 % needs at least 6")
     given = {name for name in ("model", "peer", "data") if getattr(options, name)}
@@ -131,7 +133,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         root = options.root or str(scratch / "raw")
         if options.root is None:
             simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
-        return prepare_benchmark(options.dataset, root, scratch / "data", repeats=options.repeats)
+        return prepare_benchmark(options.dataset, root, scratch / "data", pairs=options.pairs)
 
     def prepared() -> tuple[str, str]:
         """The dataset and its prepared folder, made for this."""
@@ -146,9 +148,14 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         return root, str(scratch / "data")
 
     def embed() -> dict[str, Any]:
+        from ecgmoe.backbones.registry import BACKBONES
         from ecgmoe.benchmark.embed import embed_benchmark
 
-        return embed_benchmark(prepared()[1], repeats=options.repeats)
+        if strange := sorted(set(options.backbones) - set(BACKBONES)):
+            raise ValueError(f"there is no backbone {', '.join(strange)}: choose of {', '.join(BACKBONES)}")
+
+        names = options.backbones or tuple(BACKBONES)
+        return embed_benchmark(prepared()[1], pairs=options.pairs, names=names)
 
     def loader() -> dict[str, Any]:
         import ray

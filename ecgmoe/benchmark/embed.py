@@ -6,6 +6,8 @@ import multiprocessing
 import shutil
 import statistics
 import time
+from dataclasses import asdict
+from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from ecgmoe.backbones.config import BackboneConfig, Size
 from ecgmoe.backbones.registry import BACKBONES, build
 from ecgmoe.backbones.signal import to_millivolt
+from ecgmoe.benchmark.paired import interleaved, ratio
 from ecgmoe.pipeline.config import EmbedConfig
 from ecgmoe.pipeline.embed import feature_plan, steps, unfinished
 from ecgmoe.pipeline.prepared import PreparedData
@@ -30,7 +33,7 @@ WARM_SHARDS = 2
 
 
 def embed_benchmark(
-    data: str, *, size: Size = "tiny", workers: int = 2, repeats: int = 3, names: tuple[str, ...] = tuple(BACKBONES)
+    data: str, *, pairs: int, size: Size = "tiny", workers: int = 2, names: tuple[str, ...] = tuple(BACKBONES)
 ) -> dict[str, Any]:
     """Alternate bare loops and embed, one backbone at a time, on a machine's CPUs.
 
@@ -39,25 +42,23 @@ def embed_benchmark(
 
     Args:
         data: prepared folder of sixteen shards or more; its features are deleted.
+        pairs: interleaved rounds of each backbone.
         size: of the encoders, at random weights.
         workers: processes of the loop, and actors of embed.
-        repeats: pairs; the ratio is the median of theirs.
         names: of the backbones.
     """
     result = {}
     for name in names:
         config = BackboneConfig(name=name, size=size, mode="cached", allow_random=True)
-        bare, whole = [], []
-        for _ in range(repeats):
-            bare.append(_bare(data, config, workers))
-            whole.append(_embed(data, config, workers))
+        # Both sides leave out their own first shards.
+        ways = [partial(_bare, data, config, workers), partial(_embed, data, config, workers)]
+        bare, whole = interleaved(ways, pairs, warm_up=0)
         result[name] = {
             "bare_records_per_second": statistics.median(bare),
             "embed_records_per_second": statistics.median(whole),
-            "ratio": statistics.median(w / b for w, b in zip(whole, bare, strict=True)),
-            "ratios": [w / b for w, b in zip(whole, bare, strict=True)],
+            "bare_share": asdict(ratio(whole, bare)),
         }
-    return {"size": size, "workers": workers, "repeats": repeats, "batch": BATCH, "backbones": result}
+    return {"size": size, "workers": workers, "pairs": pairs, "batch": BATCH, "backbones": result}
 
 
 def _embed(data: str, config: BackboneConfig, workers: int) -> float:

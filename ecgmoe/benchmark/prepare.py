@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
 
+from ecgmoe.benchmark.paired import interleaved, ratio
 from ecgmoe.datasets.index import build_index
 from ecgmoe.ecg.beats import detect_r_peaks
 from ecgmoe.ecg.quality_policy import QualityPolicy, apply_policy
@@ -35,52 +37,58 @@ PARTS = ("read", "clean", "detect", "write")
 
 
 def prepare_benchmark(
-    dataset: DatasetName, root: str, scratch: Path, *, workers: tuple[int, ...] = (1, 2), repeats: int = 3
+    dataset: DatasetName, root: str, scratch: Path, *, pairs: int, workers: tuple[int, ...] = (1, 2)
 ) -> dict[str, Any]:
-    """Alternate the parts alone, in this process, with the whole of prepare on 1, 2, ... workers.
+    """Alternate the parts alone with the whole of prepare, for each number of workers.
 
     Args:
         dataset: which reader.
         root: the dataset.
         scratch: folder for what prepare writes; its contents are deleted.
-        workers: CPUs that Ray is started with.
-        repeats: rounds; medians are reported.
+        pairs: interleaved rounds.
+        workers: CPUs that Ray is started with; the first is 1.
 
     Returns:
-        Time per record of each part; and of prepare by number of workers: seconds to start (Ray's workers and their
-        imports, the card: prepare of 128 records), records per second after that, those of as many plain processes that do
-        the same parts, and overhead, the time that the engine takes beyond theirs.
+        Milliseconds per record of each part in one process; and by number of workers: seconds to start (Ray's workers and
+        their imports), records per second of prepare after that and without what it takes for a few records, those of as
+        many plain processes that do the same parts, and ratios of prepare to these, to so many times one such process
+        alone, and to prepare with one worker.
     """
     small = scratch.with_name(f"{scratch.name}-small")
     simulate(small / "raw", SimulationConfig(patients=_SMALL, studies=_SMALL))
     paths = build_index(dataset, root).table["path"].to_pylist()
     parts: dict[str, list[float]] = {name: [] for name in PARTS}
-    bare: dict[int, list[float]] = {count: [] for count in workers}
     starts: dict[int, list[float]] = {count: [] for count in workers}
-    rates: dict[int, list[float]] = {count: [] for count in workers}
-    for _ in range(repeats):
-        for name, seconds in _parts(root, paths).items():
-            parts[name].append(seconds / len(paths))
-        for count in workers:
-            bare[count].append(len(paths) / _bare(root, paths, count))
-            starts[count].append(_whole("simulated", str(small / "raw"), small / "data", count))
-            whole = _whole(dataset, root, scratch, count)
-            rates[count].append((len(paths) - _SMALL) / (whole - starts[count][-1]))
-    medians = {name: statistics.median(values) for name, values in parts.items()}
-    alone = sum(medians.values())
+
+    def alone() -> float:
+        found = _parts(root, paths)
+        for name, seconds in found.items():
+            parts[name].append(1e3 * seconds / len(paths))
+        return len(paths) / sum(found.values())
+
+    def whole(count: int) -> float:
+        start, fixed, seconds = _whole(dataset, root, scratch, small, count)
+        starts[count].append(start)
+        return (len(paths) - _SMALL) / (seconds - fixed)
+
+    ways: list[Callable[[], float]] = [alone]
+    for count in workers:
+        ways += [partial(_bare, root, paths, count), partial(whole, count)]
+    _, *figures = interleaved(ways, pairs, warm_up=0)
+    bare, rates = dict(zip(workers, figures[::2], strict=True)), dict(zip(workers, figures[1::2], strict=True))
     return {
         "dataset": dataset,
         "records": len(paths),
-        "repeats": repeats,
-        "parts_ms": {name: 1e3 * value for name, value in medians.items()},
-        "parts_records_per_second": 1 / alone,
+        "pairs": pairs,
+        "parts_ms": {name: statistics.median(values) for name, values in parts.items()},
         "prepare": {
             str(count): {
                 "start_s": statistics.median(starts[count]),
                 "records_per_second": statistics.median(rates[count]),
-                "spread": [min(rates[count]), max(rates[count])],
                 "bare_records_per_second": statistics.median(bare[count]),
-                "overhead": statistics.median(b / r for b, r in zip(bare[count], rates[count], strict=True)) - 1,
+                "bare_share": asdict(ratio(rates[count], bare[count])),
+                "share_of_processes_alone": asdict(ratio(rates[count], [count * rate for rate in bare[1]])),
+                "times_one_worker": asdict(ratio(rates[count], rates[1])),
             }
             for count in workers
         },
@@ -113,24 +121,29 @@ def _parts(root: str, paths: list[str]) -> dict[str, float]:
 
 
 def _bare(root: str, paths: list[str], count: int) -> float:
-    """Seconds of the same parts in so many plain processes at once: two cores rarely do twice the work of one."""
+    """Records per second of the same parts in so many plain processes at once: two cores rarely do twice the work of one."""
     with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
         # Each process imports and meets the first files before the clock starts.
         list(pool.map(_parts, [root] * 4 * count, [paths[:16]] * 4 * count))
         start = time.perf_counter()
         pieces = [paths[begin::_PIECES] for begin in range(_PIECES)]
         list(pool.map(_parts, [root] * _PIECES, pieces))
+        return len(paths) / (time.perf_counter() - start)
+
+
+def _whole(dataset: DatasetName, root: str, scratch: Path, small: Path, workers: int) -> tuple[float, float, float]:
+    """Seconds of prepare on a Ray with so many CPUs: of a few records while its workers start, of these again, and of all."""
+
+    def seconds(*arguments: Any) -> float:
+        shutil.rmtree(arguments[-1], ignore_errors=True)
+        start = time.perf_counter()
+        prepare(*arguments)
         return time.perf_counter() - start
 
-
-def _whole(dataset: DatasetName, root: str, scratch: Path, workers: int) -> float:
-    """Seconds of prepare on a Ray with so many CPUs that runs already; its workers start within."""
-    shutil.rmtree(scratch, ignore_errors=True)
+    few = ("simulated", str(small / "raw"), str(small / "data"))
     connect(num_cpus=workers)
     try:
-        start = time.perf_counter()
-        prepare(dataset, root, str(scratch))
-        return time.perf_counter() - start
+        return seconds(*few), seconds(*few), seconds(dataset, root, str(scratch))
     finally:
         ray.shutdown()
 
