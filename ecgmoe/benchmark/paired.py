@@ -59,7 +59,7 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> Ratio:
         ValueError: with fewer than six pairs no such interval has 95 %.
     """
     ratios = [a / b for a, b in zip(one, other, strict=True)]
-    place = _rank(len(ratios))
+    place = rank(len(ratios))
     ordered = sorted(ratios)
     return Ratio(
         median=statistics.median(ratios),
@@ -69,8 +69,13 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> Ratio:
     )
 
 
-def _rank(count: int) -> int:
-    """The most extreme values that may lie outside: P(fewer than rank + 1 of `count` tosses are heads) on each side."""
+def rank(count: int) -> int:
+    """How many of `count` ordered values lie outside of the median's interval at each end: P(fewer than rank + 1 of so many
+    tosses are heads) is at most half of what the confidence leaves.
+
+    Raises:
+        ValueError: there are fewer than six.
+    """
     below, place = 0.0, -1
     while True:
         below += math.comb(count, place + 1) / 2**count

@@ -1,8 +1,8 @@
 """A training step of this project beside a bare DeepSpeed loop over batches that lie in memory already.
 
-Ours reads and augments in its threads, keeps the mean of the weights, agrees with other ranks, counts and prints; what it
-logs is in MLflow already after the first round and is only looked up, and without Ray no gauge is set. The bare loop does
-nothing but the model, its loss, backward and step, as a script under torchrun would. Both on one thread of one process.
+Ours reads and augments in its threads, keeps the mean of the weights, agrees with other ranks, counts, prints and logs to
+MLflow once in each turn, which is four times as often as a run does; without Ray no gauge is set. The bare loop does nothing
+but the model, its loss, backward and step, as a script under torchrun would. Both on one thread of a process of their own.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
-import time
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any
 
 import ray
 import torch
 
-from ecgmoe.benchmark.paired import interleaved, ratio
+from ecgmoe.benchmark.paired import rank, ratio
+from ecgmoe.benchmark.slices import Turn, sliced
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict, require, to_dict
 from ecgmoe.model.batch import ECGBatch
@@ -35,56 +35,53 @@ from ecgmoe.training.plan import GlobalBatch
 from ecgmoe.training.run import mlflow_run
 from ecgmoe.training.tracking import default_uri
 
-WARM = 2
-"""Steps of each round that do not count."""
-
-
-class Enough(Exception):
-    """All steps of a round are made."""
+WARM = 5
+"""Steps that do not count."""
+STEPS = 5
+"""Of a turn: long enough that a turn holds everything a step may bring, short enough that the machine is the same."""
 
 
 def training_benchmark(data: str, config: RunConfig, *, preset: str, pairs: int = 10) -> dict[str, Any]:
-    """Alternate rounds of both, each from fresh weights, long enough that ours logs once.
+    """Alternate turns of a few steps of both.
 
     Args:
         data: prepared folder.
         preset: name of the configuration.
         config: of the training, in fp32 without accumulation; layout and device are set to one worker on a CPU.
-        pairs: rounds that count.
+        pairs: turns of each.
 
     Returns:
-        Milliseconds per step of each (medians over rounds of means over steps), by how much ours takes longer, and the
-        bare loop's time as a share of ours: 1 would be no overhead.
+        Milliseconds per step of each (medians over turns of means over steps), by how much ours takes longer with its
+        interval, and the bare loop's time as a share of ours: 1 would be no overhead.
     """
     require(
         config.training.precision == "fp32" and config.training.accumulation == 1,
         "the bare loop trains in fp32 without accumulation: choose the preset tiny or bench",
     )
-    os.environ |= {"DS_ACCELERATOR": "cpu"}
-    torch.set_num_threads(1)
-    group_of_one()
-    config = replace(config, training=replace(config.training, num_workers=1, min_workers=0, use_gpu=False))
-    features, steps = embed(data, config.cached, precision=config.training.precision), WARM + config.training.log_every
+    config = replace(
+        config, training=replace(config.training, num_workers=1, min_workers=0, use_gpu=False, log_every=STEPS)
+    )
+    features, needed = embed(data, config.cached, precision=config.training.precision), WARM + pairs * STEPS
     # Nothing else runs while it is measured.
     ray.shutdown()
     epoch = len(split_rows(PreparedData(data).labels(), "train")) // config.training.global_batch
     require(
-        epoch > steps, f"{data} has {epoch} steps in an epoch and {steps + 1} are measured: give more records (--size)"
+        epoch > needed,
+        f"{data} has {epoch} steps in an epoch and {needed + 1} are measured: give more records (--size) or fewer --pairs",
     )
     with tempfile.TemporaryDirectory(prefix="ecgmoe-benchmark-") as folder:
         job = _job(config, PreparedData(data, features), folder)
-        batches = _batches(job, steps)
-        ways = [partial(_ours, job, steps), partial(_bare, job, batches)]
-        ours, bare = (each for each in interleaved(ways, pairs))
-    longer = [1e3 * (one - other) for one, other in zip(ours, bare, strict=True)]
+        ours, bare = sliced([partial(_ours, job), partial(_bare, job)], pairs, steps=STEPS, warm_up=WARM)
+    longer = sorted(1e3 * (one - other) for one, other in zip(ours, bare, strict=True))
+    place = rank(pairs)
     return {
         "preset": preset,
         "records_per_step": config.training.global_batch,
-        "steps": config.training.log_every,
+        "steps": STEPS,
         "pairs": pairs,
         "ms_per_step": 1e3 * statistics.median(ours),
         "bare_ms_per_step": 1e3 * statistics.median(bare),
-        "longer_ms": {"median": statistics.median(longer), "each": longer},
+        "longer_ms": {"median": statistics.median(longer), "low": longer[place], "high": longer[pairs - 1 - place]},
         "bare_share": asdict(ratio(bare, ours)),
     }
 
@@ -110,41 +107,30 @@ def _worker(job: WorkerJob) -> Any:
     return Worker(job, Watch(None, Store(job.run), 0, 1e9), Alone())
 
 
-def _batches(job: WorkerJob, steps: int) -> list[tuple[GlobalBatch, ECGBatch]]:
-    """What the first steps train on, read and augmented."""
-    from ecgmoe.training.engine import destroy
+def _begin() -> None:
+    """What both need in their process, before DeepSpeed is imported."""
+    os.environ |= {"DS_ACCELERATOR": "cpu"}
+    torch.set_num_threads(1)
+    group_of_one()
 
+
+def _ours(job: WorkerJob, turn: Turn) -> None:
+    """A run as it is, which asks for its turn before each step."""
+    _begin()
     worker = _worker(job)
-    found = list(islice(worker.batches(worker.plan(0), 0, 0), steps))
-    destroy(worker.engine)
-    return found
-
-
-def _ours(job: WorkerJob, steps: int) -> float:
-    """Seconds per step, from the start of one to the start of the next."""
-    from ecgmoe.training.engine import destroy
-
-    worker, starts = _worker(job), list[float]()
     step = worker.step
 
-    def timed(batch: ECGBatch, whole: GlobalBatch) -> dict[str, torch.Tensor]:
-        starts.append(time.perf_counter())
-        if len(starts) > steps:
-            raise Enough
+    def asks(batch: ECGBatch, whole: GlobalBatch) -> dict[str, torch.Tensor]:
+        turn()
         return step(batch, whole)
 
-    worker.step = timed
-    try:
-        worker.run()
-    except Enough:
-        pass
-    finally:
-        destroy(worker.engine)
-    return (starts[-1] - starts[WARM]) / (len(starts) - 1 - WARM)
+    worker.step = asks
+    worker.run()
 
 
-def _bare(job: WorkerJob, batches: list[tuple[GlobalBatch, ECGBatch]]) -> float:
-    """Seconds per step."""
+def _bare(job: WorkerJob, turn: Turn) -> None:
+    """The first batches of a run over and over."""
+    _begin()
     import deepspeed
 
     from ecgmoe.training.build import build_backbones, build_model
@@ -152,6 +138,9 @@ def _bare(job: WorkerJob, batches: list[tuple[GlobalBatch, ECGBatch]]) -> float:
     from ecgmoe.training.global_terms import GlobalTerms
     from ecgmoe.training.optimizer import make_optimizer, make_schedule
 
+    worker = _worker(job)
+    batches = list(islice(worker.batches(worker.plan(0), 0, 0), STEPS))
+    destroy(worker.engine)
     config, statistics_ = from_dict(RunConfig, job.config), from_dict(TrainingStatistics, job.statistics)
     model, tasks = build_model(config, statistics_, build_backbones(config)), config.task_table()
     optimizer = make_optimizer(model.parameters(), config.training)
@@ -162,16 +151,12 @@ def _bare(job: WorkerJob, batches: list[tuple[GlobalBatch, ECGBatch]]) -> float:
         config=deepspeed_config(config.training),
         dist_init_required=False,
     )
-    terms, started = GlobalTerms(config.loss), 0.0
-    for index, (whole, batch) in enumerate(batches):
-        if index == WARM:
-            started = time.perf_counter()
+    terms = GlobalTerms(config.loss)
+    for whole, batch in cycle(batches):
+        turn()
         output = engine(batch)
         totals = {task.name: float(config.training.global_batch) for task in tasks}
         parts = task_losses(output, batch, tasks, statistics_, totals)
         parts |= terms(terms.see(output), whole, batch.patient_id)
         engine.backward(composite(parts, config.loss, tasks, output.log_variance, totals, 1.0))
         engine.step()
-    seconds = time.perf_counter() - started
-    destroy(engine)
-    return seconds / (len(batches) - WARM)
