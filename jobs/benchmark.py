@@ -16,6 +16,7 @@ index: tables of so many studies: the driver's memory
 start: seconds of `import ecgmoe` and of the help of every job
 page: one page (Markdown, JSON, SVG) of all the STAGE.json in the folder --out
 labevents: a generated laboratory table of so many rows
+costs: time of a pass and of a training step against records, beats, leads, tasks and backbones
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Options:
             (labevents).
         repeats: prepare, embed: rounds of parts and whole.
         compression: embed, loader, training: of the prepared waveforms.
-        pairs: loader, training, inference, trained, start: interleaved rounds, at least 6.
+        pairs: loader, training, inference, trained, start, costs: interleaved rounds, at least 6.
         preset: training: which configuration.
         model: attribution, serving, trained: a model folder.
         peer: trained: the other model folder.
@@ -73,6 +74,7 @@ class Options:
         "labevents",
         "start",
         "page",
+        "costs",
     ]
     dataset: DatasetName = "simulated"
     root: str | None = None
@@ -232,6 +234,12 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
         return start_benchmark(options.pairs)
 
+    def costs() -> dict[str, Any]:
+        from ecgmoe.benchmark.costs import costs_benchmark
+        from ecgmoe.config import tiny
+
+        return costs_benchmark(tiny(), pairs=options.pairs)
+
     return {
         "prepare": prepare,
         "embed": embed,
@@ -248,6 +256,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         "index": index,
         "labevents": labevents,
         "start": start,
+        "costs": costs,
     }
 
 

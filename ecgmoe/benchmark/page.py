@@ -210,6 +210,21 @@ def _start(result: Mapping[str, Any]) -> Iterator[Row]:
         yield Row(stage="start", what=name, ours=f"{number(seconds)} s", beside="")
 
 
+def _costs(result: Mapping[str, Any]) -> Iterator[Row]:
+    """The last point of each sweep but that of unlike records: how much less it takes than a linear cost would."""
+    for sweep, points in result["sweeps"].items():
+        first, (last, end) = next(iter(points)), max(points.items(), key=lambda each: each[1]["linear"])
+        for kind in ("forward", "training"):
+            times = end[kind]["times_first"]["ratios"]
+            yield Row(
+                stage="costs",
+                what=f"{kind}: {last} {sweep} against {first}",
+                ours=f"{end[kind]['times_first']['median']:.2f} times as long",
+                beside=f"a linear cost: {end['linear']:.2f} times",
+                ratio=ratio([end["linear"]] * len(times), times),
+            )
+
+
 _ROWS = {
     "loader": _loader,
     "training": _training,
@@ -218,6 +233,7 @@ _ROWS = {
     "embed": _embed,
     "prepare": _prepare,
     "start": _start,
+    "costs": _costs,
 }
 
 
