@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ecgmoe.benchmark.inference import fresh_model
 from ecgmoe.benchmark.paired import interleaved, ratio
@@ -25,6 +26,7 @@ from ecgmoe.benchmark.variants import neutral_statistics, noise
 from ecgmoe.config import RunConfig
 from ecgmoe.ecg.record import MISSING, N_LEADS, N_SAMPLES
 from ecgmoe.model.batch import ECGBatch
+from ecgmoe.model.ecg_moe import ECGMoE
 from ecgmoe.model.losses import composite, task_losses
 from ecgmoe.training.alone import group_of_one
 from ecgmoe.training.build import build_backbones, build_model
@@ -188,25 +190,35 @@ def forward_pass(point: Point) -> Callable[[], object]:
 
 def training_pass(point: Point) -> Callable[[], object]:
     """Forward and backward; gradients are dropped before the next. The process group must exist."""
-    config, batch, tasks = point.config, replace(point.batch), point.config.task_table()
-    statistics_, backbones = neutral_statistics(tasks), build_backbones(config)
-    model = build_model(config, statistics_, backbones).train()
+    model, batch = training_model(point.config, point.batch)
+
+    def run() -> None:
+        model.zero_grad()
+        loss_of(model, point.config, batch).backward()
+
+    return run
+
+
+def training_model(config: RunConfig, batch: ECGBatch) -> tuple[ECGMoE, ECGBatch]:
+    """The model as a run begins with it, in training mode, and the batch with labels and features of cached backbones."""
+    tasks, backbones, batch = config.task_table(), build_backbones(config), replace(batch)
     batch.features = {
         each.name: torch.randn(len(batch), backbones[each.name].tokens, backbones[each.name].width)
         for each in config.cached
     }
     batch.labels = {task.name: torch.zeros(len(batch)) for task in tasks}
-    terms, totals = GlobalTerms(config.loss), {task.name: float(len(batch)) for task in tasks}
+    return build_model(config, neutral_statistics(tasks), backbones).train(), batch
+
+
+def loss_of(model: ECGMoE, config: RunConfig, batch: ECGBatch) -> Tensor:
+    """The composite loss of a batch that is the whole global batch. The process group of one must exist."""
+    tasks, terms = config.task_table(), GlobalTerms(config.loss)
+    totals = {task.name: float(len(batch)) for task in tasks}
+    output = model(batch)
+    parts = task_losses(output, batch, tasks, model.statistics, totals)
     whole = GlobalBatch(rows=np.arange(len(batch)), counts=(len(batch),))
-
-    def run() -> None:
-        model.zero_grad()
-        output = model(batch)
-        parts = task_losses(output, batch, tasks, statistics_, totals)
-        parts |= terms(terms.see(output), whole, batch.patient_id)
-        composite(parts, config.loss, tasks, output.log_variance, totals, 1.0).backward()  # type: ignore[no-untyped-call]
-
-    return run
+    parts |= terms(terms.see(output), whole, batch.patient_id)
+    return composite(parts, config.loss, tasks, output.log_variance, totals, 1.0)
 
 
 def _timed(run: Callable[[], object]) -> float:
