@@ -16,6 +16,9 @@ index: tables of so many studies: the driver's memory
 start: seconds of `import ecgmoe` and of the help of every job
 page: one page (Markdown, JSON, SVG) of all the STAGE.json in the folder --out
 labevents: a generated laboratory table of so many rows
+costs: time of a pass and of a training step against records, beats, leads, tasks and backbones
+traffic: bytes that 1 to 256 GPUs send in a training step of --preset, on paper, and those of two real workers
+roofline: FLOPs, bytes and measured peaks of a GPU beside embed and a training step of each backbone, and their memory
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ecgmoe.backbones.config import Size
 from ecgmoe.cli import parse, run_job
 from ecgmoe.pipeline.config import Compression, DatasetName
 
@@ -47,11 +51,13 @@ class Options:
             (labevents).
         backbones: embed: which; all by default.
         compression: embed, loader, training: of the prepared waveforms.
-        pairs: prepare, embed, loader, training, inference, trained, start: interleaved rounds, at least 6.
-        preset: training: which configuration.
+        pairs: prepare, embed, loader, training, inference, trained, start, costs, roofline: interleaved rounds, at least 6.
+        preset: training, traffic: which configuration.
         model: attribution, serving, trained: a model folder.
         peer: trained: the other model folder.
         data: attribution, trained: a prepared folder, whose test split is explained or predicted.
+        encoders: roofline: their size, "large" without it.
+        device: roofline: "cpu" tries the code with encoders of size tiny on a machine without a GPU.
         scratch: folder for what is generated; a temporary one by default.
         out: JSON file for the result; page: the folder of these files, in which the page is written.
     """
@@ -73,6 +79,9 @@ class Options:
         "labevents",
         "start",
         "page",
+        "costs",
+        "traffic",
+        "roofline",
     ]
     dataset: DatasetName = "simulated"
     root: str | None = None
@@ -84,6 +93,8 @@ class Options:
     model: str | None = None
     peer: str | None = None
     data: str | None = None
+    encoders: Size | None = None
+    device: Literal["cuda", "cpu"] | None = None
     scratch: str | None = None
     out: str | None = None
 
@@ -98,6 +109,8 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--compression is of embed, loader and training, not of {options.stage}")
     if options.backbones and options.stage != "embed":
         raise ValueError(f"--backbones is of embed, not of {options.stage}")
+    if options.stage != "roofline" and (options.encoders or options.device):
+        raise ValueError(f"--encoders and --device are of roofline, not of {options.stage}")
     if options.pairs < 6:
         raise ValueError(f"--pairs {options.pairs}: an interval of 95 % needs at least 6")
     given = {name for name in ("model", "peer", "data") if getattr(options, name)}
@@ -171,11 +184,9 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
     def training() -> dict[str, Any]:
         from ecgmoe.benchmark.training import training_benchmark
-        from ecgmoe.config import PRESETS
 
-        if options.preset not in PRESETS:
-            raise ValueError(f"there is no preset {options.preset!r}: choose one of {', '.join(PRESETS)}")
-        return training_benchmark(prepared()[1], PRESETS[options.preset](), preset=options.preset, pairs=options.pairs)
+        config = _preset(options.preset)
+        return training_benchmark(prepared()[1], config, preset=options.preset, pairs=options.pairs)
 
     def memory() -> dict[str, Any]:
         from ecgmoe.benchmark.training_memory import memory_benchmark
@@ -239,6 +250,22 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
         return start_benchmark(options.pairs)
 
+    def costs() -> dict[str, Any]:
+        from ecgmoe.benchmark.costs import costs_benchmark
+        from ecgmoe.config import tiny
+
+        return costs_benchmark(tiny(), pairs=options.pairs)
+
+    def traffic() -> dict[str, Any]:
+        from ecgmoe.benchmark.traffic import traffic_benchmark
+
+        return traffic_benchmark(_preset(options.preset), preset=options.preset)
+
+    def roofline() -> dict[str, Any]:
+        from ecgmoe.benchmark.roofline import roofline_benchmark
+
+        return roofline_benchmark(size=options.encoders, device=options.device, pairs=options.pairs)
+
     return {
         "prepare": prepare,
         "embed": embed,
@@ -255,7 +282,18 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         "index": index,
         "labevents": labevents,
         "start": start,
+        "costs": costs,
+        "traffic": traffic,
+        "roofline": roofline,
     }
+
+
+def _preset(name: str) -> Any:
+    from ecgmoe.config import PRESETS
+
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]()
 
 
 def _machine(argv: list[str]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from ecgmoe.evaluation.report import markdown_rows, number
 from ecgmoe.pipeline.store import Store
 
 NAME = "benchmark"
-NOT_RUN = "**Not run**: scaling over GPUs, the roofline and MFU of embed, and the memory beside the paper's 8.2 GB."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ def _lines(found: Mapping[str, tuple[dict[str, Any], list[Row], str]], rows: lis
     lines += [
         "Ours and what stands beside it take turns on one machine; a ratio is the median over these pairs with its 95 % "
         "interval, above 1 where ours is better. Encoders start from random weights unless a model folder is named.",
-        NOT_RUN,
+        *_not_run([result for result, *_ in found.values()]),
         "",
         markdown_rows(
             [
@@ -115,6 +114,16 @@ def _lines(found: Mapping[str, tuple[dict[str, Any], list[Row], str]], rows: lis
         machine = result["machine"]
         lines += [f"### {name}", "```", machine["command"], "```", f"{machine['date']}, {about}", ""]
     return lines
+
+
+def _not_run(results: list[dict[str, Any]]) -> list[str]:
+    """What needs GPUs and is not among the results. Traffic is planned on paper: it is no scaling that was measured."""
+    missing = []
+    if not any(each["stage"] == "scaling" for each in results):
+        missing.append("scaling over GPUs")
+    if not any(each["stage"] == "roofline" and each["device"] == "cuda" for each in results):
+        missing.append("the roofline and MFU on a GPU, and the memory beside the paper's 8.2 GB")
+    return [f"**Not run**: {'; '.join(missing)}."] if missing else []
 
 
 def rows_of(result: Mapping[str, Any]) -> list[Row]:
@@ -226,6 +235,59 @@ def _start(result: Mapping[str, Any]) -> Iterator[Row]:
         yield Row(stage="start", what=name, ours=f"{number(seconds)} s", beside="")
 
 
+def _costs(result: Mapping[str, Any]) -> Iterator[Row]:
+    """The last point of each sweep but that of unlike records: how much less it takes than a linear cost would."""
+    for sweep, points in result["sweeps"].items():
+        first, (last, end) = next(iter(points)), max(points.items(), key=lambda each: each[1]["linear"])
+        for kind in ("forward", "training"):
+            times = end[kind]["times_first"]["ratios"]
+            yield Row(
+                stage="costs",
+                what=f"{kind}: {last} {sweep} against {first}",
+                ours=f"{end[kind]['times_first']['median']:.2f} times as long",
+                beside=f"a linear cost: {end['linear']:.2f} times",
+                ratio=ratio([end["linear"]] * len(times), times),
+            )
+
+
+def _traffic(result: Mapping[str, Any]) -> Iterator[Row]:
+    """What was counted on one and two workers beside the plan."""
+    for stage, by_workers in result["counted"].items():
+        for workers, found in by_workers.items():
+            yield Row(
+                stage="traffic",
+                what=f"ZeRO {stage}, sent by each of {workers} workers in a step, a small model",
+                ours=f"{found['counted_sent']:,.0f} bytes counted",
+                beside=f"{found['planned_sent']:,.0f} planned",
+            )
+
+
+def _roofline(result: Mapping[str, Any]) -> Iterator[Row]:
+    """Aims are those of encoders of size large on a GPU; a CPU only tries the code."""
+    aimed = result["device"] == "cuda" and result["size"] == "large"
+    for name, found in result["backbones"].items():
+        for way in ("embed", "training"):
+            each = found[way]
+            memory = "" if each["peak_bytes"] is None else f", {each['peak_bytes'] / 1e9:.1f} GB"
+            what = f"{name}, size {result['size']}, {way} on {result['device_name']}, {result['precision']}"
+            yield Row(
+                stage="roofline",
+                what=what,
+                ours=f"{each['records_per_second']:,.1f} records/s{memory}",
+                beside="the paper: 14.7 records/s, 8.2 GB",
+                ratio=_ratio(each["times_paper"]),
+                aim=25.0 if aimed else None,
+            )
+            yield Row(
+                stage="roofline",
+                what=what,
+                ours=f"{each['flops_per_record'] * each['records_per_second'] / 1e12:.3g} TFLOP/s",
+                beside="the matrix products that it asks for",
+                ratio=_ratio(each["mfu"]),
+                aim=0.4 if aimed else None,
+            )
+
+
 _ROWS = {
     "loader": _loader,
     "training": _training,
@@ -234,6 +296,9 @@ _ROWS = {
     "embed": _embed,
     "prepare": _prepare,
     "start": _start,
+    "costs": _costs,
+    "traffic": _traffic,
+    "roofline": _roofline,
 }
 
 

@@ -173,9 +173,9 @@ class NoiseTraining:
         load = RoutingLoad([task.name for task in tasks], config.model.expert_names, self.engine.device)
         self._step = TrainingStep(self.engine, config, statistics, reader, load)
 
-    def step(self) -> None:
-        """One optimiser step; every rank must make it."""
-        self._step(self.batch, self.whole)
+    def step(self) -> dict[str, Any]:
+        """One optimiser step; every rank must make it. Returns this rank's share of each loss."""
+        return self._step(self.batch, self.whole)
 
 
 def _held() -> int:

@@ -42,7 +42,7 @@ def measure_forward(model: nn.Module, batch: ECGBatch) -> ForwardPass:
         for module, training in modes:
             module.training = training
         set_random_state(state)
-    parameters = {id(parameter): parameter for module in ran for parameter in _own(module)}
+    parameters = {id(parameter): parameter for module in ran for parameter in own_parameters(module)}
     return ForwardPass(kept_bytes=kept / len(batch), read=sum(each.numel() for each in parameters.values()))
 
 
@@ -81,7 +81,8 @@ def modules_that_run() -> Iterator[set[nn.Module]]:
         handle.remove()
 
 
-def _own(module: nn.Module) -> Iterator[nn.Parameter]:
+def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Those that ZeRO 3 gathers when a module's forward pass is called."""
     called_by_data: Any = tuple(module.called_by_data) if isinstance(module, Backbone) else ()
     yield from module.parameters(recurse=False)
     # Gathered as one, whichever of their modules the data call.

@@ -66,6 +66,25 @@ def test_what_was_reached_and_what_was_missed(tmp_path: Path) -> None:
     assert "different machines, versions or revisions" in (tmp_path / "benchmark.md").read_text()
 
 
+def test_what_was_not_run_follows_from_the_results(tmp_path: Path) -> None:
+    roofline: dict[str, Any] = {
+        "stage": "roofline",
+        "machine": MACHINE,
+        "device": "cpu",
+        "device_name": "cpu",
+        "size": "tiny",
+        "precision": "fp32",
+        "backbones": {},
+    }
+    told = "the roofline and MFU on a GPU, and the memory beside the paper's 8.2 GB"
+    for device, missing in (("cpu", True), ("cuda", False)):
+        write(tmp_path, "roofline.json", {**roofline, "device": device})
+        write_page(str(tmp_path))
+        text = (tmp_path / "benchmark.md").read_text()
+        assert (told in text) == missing
+        assert "**Not run**: scaling over GPUs" in text
+
+
 def test_what_is_no_result_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no result: measure some stages first"):
         write_page(str(tmp_path))
