@@ -1,6 +1,7 @@
 """Measure the stages on this machine. Prints JSON; --out keeps it.
 
 prepare: records per second on one and two workers, beside the sum of its parts
+parts: records per second of reading and of R peaks, beside bare wfdb and neurokit2
 embed: records per second of each backbone, beside bare PyTorch loops over the same batches
 loader: records per second of training batches, beside a torch DataLoader that reads the WFDB files on the fly
 training: time of a training step, beside a bare DeepSpeed loop over batches in memory
@@ -34,6 +35,9 @@ from typing import Any, Literal
 from ecgmoe.cli import parse, run_job
 from ecgmoe.pipeline.config import Compression, DatasetName
 
+WATCHED_EVERY_S = 0.5
+"""Seconds between two looks at the memory of a stage, each of a few milliseconds, which a ratio's two ways meet alike."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -41,13 +45,13 @@ class Options:
 
     Attributes:
         stage: what to measure.
-        dataset: prepare, loader, training: which reader.
-        root: prepare, loader, training: the dataset; serving: a folder of WFDB records; simulated ECGs without it.
-        size: ECGs (prepare, embed, loader, training, scale, index, attribution), good requests of a round (serving) or rows
-            (labevents).
+        dataset: prepare, parts, loader, training: which reader.
+        root: prepare, parts, loader, training: the dataset; serving: a folder of WFDB records; simulated ECGs without it.
+        size: ECGs (prepare, parts, embed, loader, training, scale, index, attribution), good requests of a round (serving)
+            or rows (labevents).
         repeats: prepare, embed: rounds of parts and whole.
         compression: embed, loader, training: of the prepared waveforms.
-        pairs: loader, training, inference, trained, start: interleaved rounds, at least 6.
+        pairs: parts, loader, training, inference, trained, start: interleaved rounds, at least 6.
         preset: training: which configuration.
         model: attribution, serving, trained: a model folder.
         peer: trained: the other model folder.
@@ -58,6 +62,7 @@ class Options:
 
     stage: Literal[
         "prepare",
+        "parts",
         "embed",
         "loader",
         "training",
@@ -110,8 +115,12 @@ def main(argv: list[str]) -> None:
         print(f"page {options.out}/{NAME}.md")
         return
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.scratch) as folder:
-        result = _stages(options, Path(folder))[options.stage]()
-    text = json.dumps({"stage": options.stage, "machine": _machine(argv), **result}, indent=2)
+        from ecgmoe.benchmark.memory import Watch
+
+        with Watch(WATCHED_EVERY_S) as watch:
+            result = _stages(options, Path(folder))[options.stage]()
+    about = {"stage": options.stage, "machine": _machine(argv), "peak_memory_bytes": watch.together}
+    text = json.dumps({**about, **result}, indent=2)
     print(text)
     if "markdown" in result:
         print(result["markdown"])
@@ -124,24 +133,30 @@ def _options(names: set[str]) -> str:
 
 
 def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str, Any]]]:
-    def prepare() -> dict[str, Any]:
-        from ecgmoe.benchmark.prepare import prepare_benchmark
+    def dataset() -> str:
+        """The folder of --root, or simulated ECGs."""
         from ecgmoe.ecg.simulate import SimulationConfig, simulate
 
-        root = options.root or str(scratch / "raw")
         if options.root is None:
             simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
-        return prepare_benchmark(options.dataset, root, scratch / "data", repeats=options.repeats)
+        return options.root or str(scratch / "raw")
+
+    def prepare() -> dict[str, Any]:
+        from ecgmoe.benchmark.prepare import prepare_benchmark
+
+        return prepare_benchmark(options.dataset, dataset(), scratch / "data", repeats=options.repeats)
+
+    def parts() -> dict[str, Any]:
+        from ecgmoe.benchmark.parts import parts_benchmark
+
+        return parts_benchmark(options.dataset, dataset(), records=options.size, pairs=options.pairs)
 
     def prepared() -> tuple[str, str]:
         """The dataset and its prepared folder, made for this."""
-        from ecgmoe.ecg.simulate import SimulationConfig, simulate
         from ecgmoe.pipeline.config import PrepareConfig
         from ecgmoe.pipeline.prepare import prepare as run_prepare
 
-        root = options.root or str(scratch / "raw")
-        if options.root is None:
-            simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
+        root = dataset()
         run_prepare(options.dataset, root, str(scratch / "data"), config=PrepareConfig(compression=options.compression))
         return root, str(scratch / "data")
 
@@ -234,6 +249,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
     return {
         "prepare": prepare,
+        "parts": parts,
         "embed": embed,
         "loader": loader,
         "training": training,

@@ -113,8 +113,16 @@ def _lines(found: Mapping[str, tuple[dict[str, Any], list[Row], str]], rows: lis
     ]
     for name, (result, _, about) in found.items():
         machine = result["machine"]
-        lines += [f"### {name}", "```", machine["command"], "```", f"{machine['date']}, {about}", ""]
+        lines += [f"### {name}", "```", machine["command"], "```", f"{machine['date']}, {about}{_memory(result)}", ""]
     return lines
+
+
+def _memory(result: Mapping[str, Any]) -> str:
+    """The memory that a stage took; nothing for a result of before it was watched."""
+    peak = result.get("peak_memory_bytes")
+    if peak is None:
+        return ""
+    return f" Peak memory {peak / 1e6:,.0f} MB, of the job and all its processes together."
 
 
 def rows_of(result: Mapping[str, Any]) -> list[Row]:
@@ -205,6 +213,21 @@ def _prepare(result: Mapping[str, Any]) -> Iterator[Row]:
         )
 
 
+_PARTS = {"read": "reading WFDB files, one thread", "r_peaks": "R peaks, one thread; ours of twelve leads"}
+
+
+def _parts(result: Mapping[str, Any]) -> Iterator[Row]:
+    for name, part in result["parts"].items():
+        for bare, found in part["bare"].items():
+            yield Row(
+                stage="parts",
+                what=f"{_PARTS.get(name, name)}, {part['records']:,} records of {result['dataset']}",
+                ours=f"{part['records_per_second']:,.0f} records/s",
+                beside=f"bare {bare.replace('_', ' ')}: {found['records_per_second']:,.0f} records/s",
+                ratio=_ratio(found["times_as_fast"]),
+            )
+
+
 def _start(result: Mapping[str, Any]) -> Iterator[Row]:
     for name, seconds in result["seconds"].items():
         yield Row(stage="start", what=name, ours=f"{number(seconds)} s", beside="")
@@ -217,6 +240,7 @@ _ROWS = {
     "trained": _trained,
     "embed": _embed,
     "prepare": _prepare,
+    "parts": _parts,
     "start": _start,
 }
 
