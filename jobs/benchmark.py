@@ -7,7 +7,8 @@ loader: records per second of training batches, beside a torch DataLoader that r
 training: time of a training step, beside a bare DeepSpeed loop over batches in memory
 memory: resident memory of a training step at each ZeRO stage on two workers, beside the prediction
 inference: time per ECG of all tasks in one pass, beside the paper's multi-task baseline and five single-task copies
-trained: the same of two trained models on real records
+predict: records per second of a trained model on prepared data, beside a bare loop of passes; seconds of an evaluation
+trained: the same as inference, of two trained models on real records
 export: a whole prediction by the model, its inference form, torch.export and ONNX; adapters merged beside apart
 attribution: by how much the parts of leads and moments miss the change of a prediction, and maps of shuffled weights
 serving: requests per second and times of a server with good and bad requests from 1 to 64 clients, and its memory
@@ -47,15 +48,16 @@ class Options:
         stage: what to measure.
         dataset: prepare, parts, loader, training: which reader.
         root: prepare, parts, loader, training: the dataset; serving: a folder of WFDB records; simulated ECGs without it.
-        size: ECGs (prepare, parts, embed, loader, training, scale, index, attribution), good requests of a round (serving)
-            or rows (labevents).
+            predict: the dataset that --data was prepared from, to predict from its files too; not without it.
+        size: ECGs (prepare, parts, embed, loader, training, scale, index, attribution, predict), good requests of a round
+            (serving) or rows (labevents).
         repeats: prepare, embed: rounds of parts and whole.
         compression: embed, loader, training: of the prepared waveforms.
-        pairs: parts, loader, training, inference, trained, start: interleaved rounds, at least 6.
+        pairs: parts, loader, training, inference, trained, predict, start: interleaved rounds, at least 6.
         preset: training: which configuration.
-        model: attribution, serving, trained: a model folder.
+        model: attribution, serving, trained, predict: a model folder.
         peer: trained: the other model folder.
-        data: attribution, trained: a prepared folder, whose test split is explained or predicted.
+        data: attribution, trained, predict: a prepared folder, whose test split is explained or predicted.
         scratch: folder for what is generated; a temporary one by default.
         out: JSON file for the result; page: the folder of these files, in which the page is written.
     """
@@ -69,6 +71,7 @@ class Options:
         "memory",
         "inference",
         "trained",
+        "predict",
         "export",
         "attribution",
         "serving",
@@ -97,7 +100,12 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, __doc__ or "")
     if options.root is None and options.dataset != "simulated":
         raise ValueError(f"--dataset {options.dataset} needs --root, its folder")
-    takes = {"attribution": {"model", "data"}, "serving": {"model"}, "trained": {"model", "peer", "data"}}
+    takes = {
+        "attribution": {"model", "data"},
+        "predict": {"model", "data"},
+        "serving": {"model"},
+        "trained": {"model", "peer", "data"},
+    }
     needs = takes.get(options.stage, set())
     if options.compression != "zstd" and options.stage not in ("embed", "loader", "training"):
         raise ValueError(f"--compression is of embed, loader and training, not of {options.stage}")
@@ -201,6 +209,13 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
         return trained_benchmark(str(options.model), str(options.peer), str(options.data), pairs=options.pairs)
 
+    def predict() -> dict[str, Any]:
+        from ecgmoe.benchmark.predict import predict_benchmark
+
+        return predict_benchmark(
+            str(options.model), str(options.data), root=options.root, records=options.size, pairs=options.pairs
+        )
+
     def export() -> dict[str, Any]:
         from ecgmoe.benchmark.export import export_benchmark
         from ecgmoe.config import tiny
@@ -256,6 +271,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         "memory": memory,
         "inference": inference,
         "trained": trained,
+        "predict": predict,
         "export": export,
         "attribution": attribution,
         "serving": serving,

@@ -190,6 +190,27 @@ def _trained(result: Mapping[str, Any]) -> Iterator[Row]:
         )
 
 
+_FROM = {"prepared": "from prepared data", "files": "from WFDB files, with quality and R peaks"}
+
+
+def _predict(result: Mapping[str, Any]) -> Iterator[Row]:
+    for name, found in result["predict"].items():
+        yield Row(
+            stage="predict",
+            what=f"{result['records']:,} records {_FROM.get(name, name)}, in one process",
+            ours=f"{found['records_per_second']:,.0f} records/s",
+            beside=f"bare passes, batches in memory: {result['bare_records_per_second']:,.0f} records/s",
+            ratio=_ratio(found["bare_share"]),
+        )
+    evaluation = result["evaluation"]
+    yield Row(
+        stage="predict",
+        what=f"evaluation of {result['records']:,} predictions: figures with intervals, and report",
+        ours=f"{number(evaluation['ms_per_record'])} ms per record",
+        beside="",
+    )
+
+
 def _embed(result: Mapping[str, Any]) -> Iterator[Row]:
     for name, found in result["backbones"].items():
         pairs = found["ratios"]
@@ -238,6 +259,7 @@ _ROWS = {
     "training": _training,
     "inference": _inference,
     "trained": _trained,
+    "predict": _predict,
     "embed": _embed,
     "prepare": _prepare,
     "parts": _parts,
