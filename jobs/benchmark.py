@@ -5,6 +5,7 @@ parts: records per second of reading and of R peaks, beside bare wfdb and neurok
 embed: records per second of each backbone, beside bare PyTorch loops over the same batches
 loader: records per second of training batches, beside a torch DataLoader that reads the WFDB files on the fly
 training: time of a training step, beside a bare DeepSpeed loop over batches in memory
+checkpoint: seconds to save and load a checkpoint of training, beside torch.save and torch.load of the same tensors
 memory: resident memory of a training step at each ZeRO stage on two workers, beside the prediction
 inference: time per ECG of all tasks in one pass, beside the paper's multi-task baseline and five single-task copies
 predict: records per second of a trained model on prepared data, beside a bare loop of passes; seconds of an evaluation
@@ -31,13 +32,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ecgmoe.cli import parse, run_job
 from ecgmoe.pipeline.config import Compression, DatasetName
 
+if TYPE_CHECKING:
+    from ecgmoe.config import RunConfig
+
 WATCHED_EVERY_S = 0.5
 """Seconds between two looks at the memory of a stage, each of a few milliseconds, which a ratio's two ways meet alike."""
+CHECKPOINT_RECORDS = 200
+"""Simulated ECGs for the one step before a checkpoint, which is as large however many they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +52,16 @@ class Options:
 
     Attributes:
         stage: what to measure.
-        dataset: prepare, parts, loader, training: which reader.
-        root: prepare, parts, loader, training: the dataset; serving: a folder of WFDB records; simulated ECGs without it.
+        dataset: prepare, parts, loader, training, checkpoint: which reader.
+        root: prepare, parts, loader, training, checkpoint: the dataset; serving: a folder of WFDB records; simulated ECGs
+            without it.
             predict: the dataset that --data was prepared from, to predict from its files too; not without it.
         size: ECGs (prepare, parts, embed, loader, training, scale, index, attribution, predict), good requests of a round
             (serving) or rows (labevents).
         repeats: prepare, embed: rounds of parts and whole.
         compression: embed, loader, training: of the prepared waveforms.
-        pairs: parts, loader, training, inference, trained, predict, start: interleaved rounds, at least 6.
-        preset: training: which configuration.
+        pairs: parts, loader, training, checkpoint, inference, trained, predict, start: interleaved rounds, at least 6.
+        preset: training, checkpoint: which configuration; None takes bench for the one and tiny for the other.
         model: attribution, serving, trained, predict: a model folder.
         peer: trained: the other model folder.
         data: attribution, trained, predict: a prepared folder, whose test split is explained or predicted.
@@ -68,6 +75,7 @@ class Options:
         "embed",
         "loader",
         "training",
+        "checkpoint",
         "memory",
         "inference",
         "trained",
@@ -88,7 +96,7 @@ class Options:
     repeats: int = 3
     compression: Compression = "zstd"
     pairs: int = 10
-    preset: str = "bench"
+    preset: str | None = None
     model: str | None = None
     peer: str | None = None
     data: str | None = None
@@ -109,6 +117,8 @@ def main(argv: list[str]) -> None:
     needs = takes.get(options.stage, set())
     if options.compression != "zstd" and options.stage not in ("embed", "loader", "training"):
         raise ValueError(f"--compression is of embed, loader and training, not of {options.stage}")
+    if options.preset is not None and options.stage not in ("training", "checkpoint"):
+        raise ValueError(f"--preset is of training and checkpoint, not of {options.stage}")
     if options.pairs < 6:
         raise ValueError(f"--pairs {options.pairs}: an interval of 95 % needs at least 6")
     given = {name for name in ("model", "peer", "data") if getattr(options, name)}
@@ -141,12 +151,12 @@ def _options(names: set[str]) -> str:
 
 
 def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str, Any]]]:
-    def dataset() -> str:
-        """The folder of --root, or simulated ECGs."""
+    def dataset(size: int = options.size) -> str:
+        """The folder of --root, or so many simulated ECGs."""
         from ecgmoe.ecg.simulate import SimulationConfig, simulate
 
         if options.root is None:
-            simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
+            simulate(scratch / "raw", SimulationConfig(patients=max(1, size // 2), studies=size))
         return options.root or str(scratch / "raw")
 
     def prepare() -> dict[str, Any]:
@@ -159,12 +169,12 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
         return parts_benchmark(options.dataset, dataset(), records=options.size, pairs=options.pairs)
 
-    def prepared() -> tuple[str, str]:
+    def prepared(size: int = options.size) -> tuple[str, str]:
         """The dataset and its prepared folder, made for this."""
         from ecgmoe.pipeline.config import PrepareConfig
         from ecgmoe.pipeline.prepare import prepare as run_prepare
 
-        root = dataset()
+        root = dataset(size)
         run_prepare(options.dataset, root, str(scratch / "data"), config=PrepareConfig(compression=options.compression))
         return root, str(scratch / "data")
 
@@ -187,11 +197,24 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
     def training() -> dict[str, Any]:
         from ecgmoe.benchmark.training import training_benchmark
+
+        name, config = preset("bench")
+        return training_benchmark(prepared()[1], config, preset=name, pairs=options.pairs)
+
+    def checkpoint() -> dict[str, Any]:
+        from ecgmoe.benchmark.checkpoint import checkpoint_benchmark
+
+        name, config = preset("tiny")
+        data = prepared(CHECKPOINT_RECORDS)[1]
+        return checkpoint_benchmark(data, config, scratch, preset=name, pairs=options.pairs)
+
+    def preset(default: str) -> tuple[str, RunConfig]:
         from ecgmoe.config import PRESETS
 
-        if options.preset not in PRESETS:
-            raise ValueError(f"there is no preset {options.preset!r}: choose one of {', '.join(PRESETS)}")
-        return training_benchmark(prepared()[1], PRESETS[options.preset](), preset=options.preset, pairs=options.pairs)
+        name = options.preset or default
+        if name not in PRESETS:
+            raise ValueError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
+        return name, PRESETS[name]()
 
     def memory() -> dict[str, Any]:
         from ecgmoe.benchmark.training_memory import memory_benchmark
@@ -268,6 +291,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         "embed": embed,
         "loader": loader,
         "training": training,
+        "checkpoint": checkpoint,
         "memory": memory,
         "inference": inference,
         "trained": trained,

@@ -159,6 +159,19 @@ def _training(result: Mapping[str, Any]) -> Iterator[Row]:
     )
 
 
+def _checkpoint(result: Mapping[str, Any]) -> Iterator[Row]:
+    ours, bare = sum(result["bytes"].values()) / 1e6, result["bare_bytes"] / 1e6
+    for name, function in (("save", "torch.save"), ("load", "torch.load")):
+        found = result[name]
+        yield Row(
+            stage="checkpoint",
+            what=f"{name} a checkpoint of training, preset {result['preset']}",
+            ours=f"{number(found['seconds'])} s, {ours:,.1f} MB with digests",
+            beside=f"bare {function}, each tensor once: {number(found['bare_seconds'])} s, {bare:,.1f} MB",
+            ratio=_ratio(found["bare_share"]),
+        )
+
+
 def _batches(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What was measured by number of records in a pass."""
     for key, value in result.items():
@@ -257,6 +270,7 @@ def _start(result: Mapping[str, Any]) -> Iterator[Row]:
 _ROWS = {
     "loader": _loader,
     "training": _training,
+    "checkpoint": _checkpoint,
     "inference": _inference,
     "trained": _trained,
     "predict": _predict,

@@ -72,7 +72,7 @@ def training_benchmark(data: str, config: RunConfig, *, preset: str, pairs: int 
         epoch > steps, f"{data} has {epoch} steps in an epoch and {steps + 1} are measured: give more records (--size)"
     )
     with tempfile.TemporaryDirectory(prefix="ecgmoe-benchmark-") as folder:
-        job = _job(config, PreparedData(data, features), folder)
+        job = worker_job(config, PreparedData(data, features), folder)
         batches = _batches(job, steps)
         ways = [partial(_ours, job, steps), partial(_bare, job, batches)]
         ours, bare = (each for each in interleaved(ways, pairs))
@@ -89,7 +89,8 @@ def training_benchmark(data: str, config: RunConfig, *, preset: str, pairs: int 
     }
 
 
-def _job(config: RunConfig, data: PreparedData, folder: str) -> WorkerJob:
+def worker_job(config: RunConfig, data: PreparedData, folder: str) -> WorkerJob:
+    """A run in a folder, with its MLflow beside it."""
     run, uri = Store(folder) / "run", default_uri(folder)
     return WorkerJob(
         config=to_dict(config),
@@ -102,7 +103,8 @@ def _job(config: RunConfig, data: PreparedData, folder: str) -> WorkerJob:
     )
 
 
-def _worker(job: WorkerJob) -> Any:
+def worker_of(job: WorkerJob) -> Any:
+    """The one worker of a run, in this process; nobody watches whether it hangs. DeepSpeed is imported here."""
     from ecgmoe.training.link import Alone
     from ecgmoe.training.watch import Watch
     from ecgmoe.training.worker import Worker
@@ -114,7 +116,7 @@ def _batches(job: WorkerJob, steps: int) -> list[tuple[GlobalBatch, ECGBatch]]:
     """What the first steps train on, read and augmented."""
     from ecgmoe.training.engine import destroy
 
-    worker = _worker(job)
+    worker = worker_of(job)
     found = list(islice(worker.batches(worker.plan(0), 0, 0), steps))
     destroy(worker.engine)
     return found
@@ -124,7 +126,7 @@ def _ours(job: WorkerJob, steps: int) -> float:
     """Seconds per step, from the start of one to the start of the next."""
     from ecgmoe.training.engine import destroy
 
-    worker, starts = _worker(job), list[float]()
+    worker, starts = worker_of(job), list[float]()
     step = worker.step
 
     def timed(batch: ECGBatch, whole: GlobalBatch) -> dict[str, torch.Tensor]:
