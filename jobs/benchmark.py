@@ -54,8 +54,7 @@ class Options:
         stage: what to measure.
         dataset: prepare, parts, loader, training, checkpoint: which reader.
         root: prepare, parts, loader, training, checkpoint: the dataset; serving: a folder of WFDB records; simulated ECGs
-            without it.
-            predict: the dataset that --data was prepared from, to predict from its files too; not without it.
+            without it. predict: the dataset that --data was prepared from, whose files are then predicted too.
         size: ECGs (prepare, parts, embed, loader, training, scale, index, attribution, predict), good requests of a round
             (serving) or rows (labevents).
         repeats: prepare, embed: rounds of parts and whole.

@@ -52,7 +52,7 @@ def predict_benchmark(
         model: folder of a trained model.
         data: prepared folder.
         root: the recordings that it was prepared from; None leaves out predicting from files.
-        records: at most so many of the split, evenly spread.
+        records: at most so many of the split, the first ones.
         pairs: rounds that count.
         split: whose records are predicted.
 
@@ -66,15 +66,16 @@ def predict_benchmark(
     """
     torch.set_num_threads(1)
     prepared = PreparedData(data)
-    labels = some_rows(wanted_labels(prepared, split), records)
+    labels = first_rows(wanted_labels(prepared, split), records)
     shards = [labels.filter(pc.equal(labels["shard"], shard)) for shard in pc.unique(labels["shard"])]
     actor, bare = PredictShard(model, data), ECGMoE.from_pretrained(model)
     bare.to(actor.predictor.device)
     batches = [batch.to(actor.predictor.device) for shard in shards for batch in batches_of(prepared, shard)]
     ways: dict[str, Callable[[], Any]] = {"prepared": lambda: [actor(shard) for shard in shards]}
     if root is not None:
-        files, block = _file_actor(model), _block(labels, root)
-        ways["files"] = lambda: files.predict(block)
+        # A block for each shard: in the job it is up to 256 records, and batches would be other ones than the bare loop's.
+        files, blocks = _file_actor(model), [_block(shard, root) for shard in shards]
+        ways["files"] = lambda: [files.predict(block) for block in blocks]
     every: list[Callable[[], Any]] = [*ways.values(), partial(passes, bare, batches)]
     *ours, theirs = interleaved([partial(_rate, way, len(labels)) for way in every], pairs)
     predictions = pa.concat_tables(ways["prepared"]()).sort_by("study_id")
@@ -94,9 +95,9 @@ def predict_benchmark(
     }
 
 
-def some_rows(labels: pa.Table, most: int) -> pa.Table:
-    """At most so many of these rows, evenly spread."""
-    return labels.take(pa.array(np.linspace(0, len(labels) - 1, min(most, len(labels))).round().astype(np.int64)))
+def first_rows(labels: pa.Table, most: int) -> pa.Table:
+    """At most so many of these rows, shard by shard, so that batches are as full as the whole split's."""
+    return labels.sort_by([("shard", "ascending"), ("row", "ascending")]).slice(0, most)
 
 
 def batches_of(prepared: PreparedData, labels: pa.Table) -> list[ECGBatch]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from ecgmoe.benchmark.page import rows_of
-from ecgmoe.benchmark.predict import batches_of, passes, predict_benchmark, some_rows
+from ecgmoe.benchmark.predict import batches_of, first_rows, passes, predict_benchmark
 from ecgmoe.evaluation.columns import PREDICTION
 from ecgmoe.inference.predict_split import predict_split, wanted_labels
 from ecgmoe.model.ecg_moe import ECGMoE
@@ -53,11 +54,12 @@ def test_the_bare_loop_predicts_the_same(folder: Path) -> None:
     np.testing.assert_allclose(np.concatenate(ages), ours[PREDICTION["age"]].to_numpy(), rtol=1e-4)
 
 
-def test_some_rows_are_spread(folder: Path) -> None:
+def test_the_first_rows_lie_together(folder: Path) -> None:
     labels = PreparedData(str(folder / "data")).labels()
-    assert some_rows(labels, 10**6).equals(labels)
-    ids = some_rows(labels, 2)["study_id"].to_pylist()
-    assert ids == [labels["study_id"][0].as_py(), labels["study_id"][-1].as_py()]
+    assert len(first_rows(labels, 10**6)) == len(labels)
+    some = first_rows(labels.take(list(range(len(labels)))[::-1]), 3)
+    assert set(some["shard"].to_pylist()) == {0}
+    assert some["row"].to_pylist() == sorted(labels.filter(pc.equal(labels["shard"], 0))["row"].to_pylist())[:3]
 
 
 def test_the_job_wants_a_model_and_data() -> None:
