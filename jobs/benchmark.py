@@ -1,12 +1,15 @@
 """Measure the stages on this machine. Prints JSON; --out keeps it.
 
 prepare: records per second on one and two workers, beside the sum of its parts
+parts: records per second of reading and of R peaks, beside bare wfdb and neurokit2
 embed: records per second of each backbone, beside bare PyTorch loops over the same batches
 loader: records per second of training batches, beside a torch DataLoader that reads the WFDB files on the fly
 training: time of a training step, beside a bare DeepSpeed loop over batches in memory
+checkpoint: seconds to save and load a checkpoint of training, beside torch.save and torch.load of the same tensors
 memory: resident memory of a training step at each ZeRO stage on two workers, beside the prediction
 inference: time per ECG of all tasks in one pass, beside the paper's multi-task baseline and five single-task copies
-trained: the same of two trained models on real records
+predict: records per second of a trained model on prepared data, beside a bare loop of passes; seconds of an evaluation
+trained: the same as inference, of two trained models on real records
 export: a whole prediction by the model, its inference form, torch.export and ONNX; adapters merged beside apart
 attribution: by how much the parts of leads and moments miss the change of a prediction, and maps of shuffled weights
 serving: requests per second and times of a server with good and bad requests from 1 to 64 clients, and its memory
@@ -32,11 +35,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ecgmoe.backbones.config import Size
 from ecgmoe.cli import parse, run_job
 from ecgmoe.pipeline.config import Compression, DatasetName
+
+if TYPE_CHECKING:
+    from ecgmoe.config import RunConfig
+
+WATCHED_EVERY_S = 0.5
+"""Seconds between two looks at the memory of a stage, each of a few milliseconds, which a ratio's two ways meet alike."""
+CHECKPOINT_RECORDS = 200
+"""Simulated ECGs for the one step before a checkpoint, which is as large however many they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +56,19 @@ class Options:
 
     Attributes:
         stage: what to measure.
-        dataset: prepare, loader, training: which reader.
-        root: prepare, loader, training: the dataset; serving: a folder of WFDB records; simulated ECGs without it.
-        size: ECGs (prepare, embed, loader, training, scale, index, attribution), good requests of a round (serving) or rows
-            (labevents).
+        dataset: prepare, parts, loader, training, checkpoint: which reader.
+        root: prepare, parts, loader, training, checkpoint: the dataset; serving: a folder of WFDB records; simulated ECGs
+            without it. predict: the dataset that --data was prepared from, whose files are then predicted too.
+        size: ECGs (prepare, parts, embed, loader, training, scale, index, attribution, predict), good requests of a round
+            (serving) or rows (labevents).
         backbones: embed: which; all by default.
         compression: embed, loader, training: of the prepared waveforms.
-        pairs: prepare, embed, loader, training, inference, trained, start, costs, roofline: interleaved rounds, at least 6.
-        preset: training, traffic: which configuration.
-        model: attribution, serving, trained: a model folder.
+        pairs: prepare, parts, embed, loader, training, checkpoint, inference, trained, predict, start, costs, roofline:
+            interleaved rounds, at least 6.
+        preset: training, checkpoint, traffic: which configuration; None takes tiny for checkpoint and bench for the others.
+        model: attribution, serving, trained, predict: a model folder.
         peer: trained: the other model folder.
-        data: attribution, trained: a prepared folder, whose test split is explained or predicted.
+        data: attribution, trained, predict: a prepared folder, whose test split is explained or predicted.
         encoders: roofline: their size, "large" without it.
         device: roofline: "cpu" tries the code with encoders of size tiny on a machine without a GPU.
         scratch: folder for what is generated; a temporary one by default.
@@ -64,12 +77,15 @@ class Options:
 
     stage: Literal[
         "prepare",
+        "parts",
         "embed",
         "loader",
         "training",
+        "checkpoint",
         "memory",
         "inference",
         "trained",
+        "predict",
         "export",
         "attribution",
         "serving",
@@ -89,7 +105,7 @@ class Options:
     backbones: tuple[str, ...] = ()
     compression: Compression = "zstd"
     pairs: int = 10
-    preset: str = "bench"
+    preset: str | None = None
     model: str | None = None
     peer: str | None = None
     data: str | None = None
@@ -103,7 +119,12 @@ def main(argv: list[str]) -> None:
     options = parse(Options, argv, __doc__ or "")
     if options.root is None and options.dataset != "simulated":
         raise ValueError(f"--dataset {options.dataset} needs --root, its folder")
-    takes = {"attribution": {"model", "data"}, "serving": {"model"}, "trained": {"model", "peer", "data"}}
+    takes = {
+        "attribution": {"model", "data"},
+        "predict": {"model", "data"},
+        "serving": {"model"},
+        "trained": {"model", "peer", "data"},
+    }
     needs = takes.get(options.stage, set())
     if options.compression != "zstd" and options.stage not in ("embed", "loader", "training"):
         raise ValueError(f"--compression is of embed, loader and training, not of {options.stage}")
@@ -111,6 +132,8 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--backbones is of embed, not of {options.stage}")
     if options.stage != "roofline" and (options.encoders or options.device):
         raise ValueError(f"--encoders and --device are of roofline, not of {options.stage}")
+    if options.preset is not None and options.stage not in ("training", "checkpoint", "traffic"):
+        raise ValueError(f"--preset is of training, checkpoint and traffic, not of {options.stage}")
     if options.pairs < 6:
         raise ValueError(f"--pairs {options.pairs}: an interval of 95 % needs at least 6")
     given = {name for name in ("model", "peer", "data") if getattr(options, name)}
@@ -125,8 +148,12 @@ def main(argv: list[str]) -> None:
         print(f"page {options.out}/{NAME}.md")
         return
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.scratch) as folder:
-        result = _stages(options, Path(folder))[options.stage]()
-    text = json.dumps({"stage": options.stage, "machine": _machine(argv), **result}, indent=2)
+        from ecgmoe.benchmark.memory import Watch
+
+        with Watch(WATCHED_EVERY_S) as watch:
+            result = _stages(options, Path(folder))[options.stage]()
+    about = {"stage": options.stage, "machine": _machine(argv), "peak_memory_bytes": watch.together}
+    text = json.dumps({**about, **result}, indent=2)
     print(text)
     if "markdown" in result:
         print(result["markdown"])
@@ -139,24 +166,30 @@ def _options(names: set[str]) -> str:
 
 
 def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    def dataset(size: int = options.size) -> str:
+        """The folder of --root, or so many simulated ECGs."""
+        from ecgmoe.ecg.simulate import SimulationConfig, simulate
+
+        if options.root is None:
+            simulate(scratch / "raw", SimulationConfig(patients=max(1, size // 2), studies=size))
+        return options.root or str(scratch / "raw")
+
     def prepare() -> dict[str, Any]:
         from ecgmoe.benchmark.prepare import prepare_benchmark
-        from ecgmoe.ecg.simulate import SimulationConfig, simulate
 
-        root = options.root or str(scratch / "raw")
-        if options.root is None:
-            simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
-        return prepare_benchmark(options.dataset, root, scratch / "data", pairs=options.pairs)
+        return prepare_benchmark(options.dataset, dataset(), scratch / "data", pairs=options.pairs)
 
-    def prepared() -> tuple[str, str]:
+    def parts() -> dict[str, Any]:
+        from ecgmoe.benchmark.parts import parts_benchmark
+
+        return parts_benchmark(options.dataset, dataset(), records=options.size, pairs=options.pairs)
+
+    def prepared(size: int = options.size) -> tuple[str, str]:
         """The dataset and its prepared folder, made for this."""
-        from ecgmoe.ecg.simulate import SimulationConfig, simulate
         from ecgmoe.pipeline.config import PrepareConfig
         from ecgmoe.pipeline.prepare import prepare as run_prepare
 
-        root = options.root or str(scratch / "raw")
-        if options.root is None:
-            simulate(scratch / "raw", SimulationConfig(patients=max(1, options.size // 2), studies=options.size))
+        root = dataset(size)
         run_prepare(options.dataset, root, str(scratch / "data"), config=PrepareConfig(compression=options.compression))
         return root, str(scratch / "data")
 
@@ -185,8 +218,23 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
     def training() -> dict[str, Any]:
         from ecgmoe.benchmark.training import training_benchmark
 
-        config = _preset(options.preset)
-        return training_benchmark(prepared()[1], config, preset=options.preset, pairs=options.pairs)
+        name, config = preset("bench")
+        return training_benchmark(prepared()[1], config, preset=name, pairs=options.pairs)
+
+    def checkpoint() -> dict[str, Any]:
+        from ecgmoe.benchmark.checkpoint import checkpoint_benchmark
+
+        name, config = preset("tiny")
+        data = prepared(CHECKPOINT_RECORDS)[1]
+        return checkpoint_benchmark(data, config, scratch, preset=name, pairs=options.pairs)
+
+    def preset(default: str) -> tuple[str, RunConfig]:
+        from ecgmoe.config import PRESETS
+
+        name = options.preset or default
+        if name not in PRESETS:
+            raise ValueError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
+        return name, PRESETS[name]()
 
     def memory() -> dict[str, Any]:
         from ecgmoe.benchmark.training_memory import memory_benchmark
@@ -203,6 +251,13 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         from ecgmoe.benchmark.trained import trained_benchmark
 
         return trained_benchmark(str(options.model), str(options.peer), str(options.data), pairs=options.pairs)
+
+    def predict() -> dict[str, Any]:
+        from ecgmoe.benchmark.predict import predict_benchmark
+
+        return predict_benchmark(
+            str(options.model), str(options.data), root=options.root, records=options.size, pairs=options.pairs
+        )
 
     def export() -> dict[str, Any]:
         from ecgmoe.benchmark.export import export_benchmark
@@ -259,7 +314,8 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
     def traffic() -> dict[str, Any]:
         from ecgmoe.benchmark.traffic import traffic_benchmark
 
-        return traffic_benchmark(_preset(options.preset), preset=options.preset)
+        name, config = preset("bench")
+        return traffic_benchmark(config, preset=name)
 
     def roofline() -> dict[str, Any]:
         from ecgmoe.benchmark.roofline import roofline_benchmark
@@ -268,12 +324,15 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
     return {
         "prepare": prepare,
+        "parts": parts,
         "embed": embed,
         "loader": loader,
         "training": training,
+        "checkpoint": checkpoint,
         "memory": memory,
         "inference": inference,
         "trained": trained,
+        "predict": predict,
         "export": export,
         "attribution": attribution,
         "serving": serving,
@@ -286,14 +345,6 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         "traffic": traffic,
         "roofline": roofline,
     }
-
-
-def _preset(name: str) -> Any:
-    from ecgmoe.config import PRESETS
-
-    if name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]()
 
 
 def _machine(argv: list[str]) -> dict[str, Any]:

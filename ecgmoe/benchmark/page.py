@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ecgmoe.benchmark.paired import Ratio
+from ecgmoe.benchmark.paired import Ratio, ratio
 from ecgmoe.evaluation.report import markdown_rows, number
 from ecgmoe.pipeline.store import Store
 
@@ -112,7 +112,7 @@ def _lines(found: Mapping[str, tuple[dict[str, Any], list[Row], str]], rows: lis
     ]
     for name, (result, _, about) in found.items():
         machine = result["machine"]
-        lines += [f"### {name}", "```", machine["command"], "```", f"{machine['date']}, {about}", ""]
+        lines += [f"### {name}", "```", machine["command"], "```", f"{machine['date']}, {about}{_memory(result)}", ""]
     return lines
 
 
@@ -124,6 +124,14 @@ def _not_run(results: list[dict[str, Any]]) -> list[str]:
     if not any(each["stage"] == "roofline" and each["device"] == "cuda" for each in results):
         missing.append("the roofline and MFU on a GPU, and the memory beside the paper's 8.2 GB")
     return [f"**Not run**: {'; '.join(missing)}."] if missing else []
+
+
+def _memory(result: Mapping[str, Any]) -> str:
+    """The memory that a stage took; nothing for a result of before it was watched."""
+    peak = result.get("peak_memory_bytes")
+    if peak is None:
+        return ""
+    return f" Peak memory {peak / 1e6:,.0f} MB, of the job and all its processes together."
 
 
 def rows_of(result: Mapping[str, Any]) -> list[Row]:
@@ -160,6 +168,19 @@ def _training(result: Mapping[str, Any]) -> Iterator[Row]:
     )
 
 
+def _checkpoint(result: Mapping[str, Any]) -> Iterator[Row]:
+    ours, bare = sum(result["bytes"].values()) / 1e6, result["bare_bytes"] / 1e6
+    for name, function in (("save", "torch.save"), ("load", "torch.load")):
+        found = result[name]
+        yield Row(
+            stage="checkpoint",
+            what=f"{name} a checkpoint of training, preset {result['preset']}",
+            ours=f"{number(found['seconds'])} s, {ours:,.1f} MB with digests",
+            beside=f"bare {function}, each tensor once: {number(found['bare_seconds'])} s, {bare:,.1f} MB",
+            ratio=_ratio(found["bare_share"]),
+        )
+
+
 def _batches(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What was measured by number of records in a pass."""
     for key, value in result.items():
@@ -189,6 +210,27 @@ def _trained(result: Mapping[str, Any]) -> Iterator[Row]:
             ratio=_ratio(found["times_as_long"]),
             aim=1.4,
         )
+
+
+_FROM = {"prepared": "from prepared data", "files": "from WFDB files, with quality and R peaks"}
+
+
+def _predict(result: Mapping[str, Any]) -> Iterator[Row]:
+    for name, found in result["predict"].items():
+        yield Row(
+            stage="predict",
+            what=f"{result['records']:,} records {_FROM.get(name, name)}, in one process",
+            ours=f"{found['records_per_second']:,.0f} records/s",
+            beside=f"bare passes, batches in memory: {result['bare_records_per_second']:,.0f} records/s",
+            ratio=_ratio(found["bare_share"]),
+        )
+    evaluation = result["evaluation"]
+    yield Row(
+        stage="predict",
+        what=f"evaluation of {result['records']:,} predictions: figures with intervals, and report",
+        ours=f"{number(evaluation['ms_per_record'])} ms per record",
+        beside="",
+    )
 
 
 def _embed(result: Mapping[str, Any]) -> Iterator[Row]:
@@ -227,6 +269,21 @@ def _prepare(result: Mapping[str, Any]) -> Iterator[Row]:
                 beside=peer,
                 ratio=_ratio(found[share]),
                 aim=aim,
+            )
+
+
+_PARTS = {"read": "reading WFDB files, one thread", "r_peaks": "R peaks, one thread; ours of twelve leads"}
+
+
+def _parts(result: Mapping[str, Any]) -> Iterator[Row]:
+    for name, part in result["parts"].items():
+        for bare, found in part["bare"].items():
+            yield Row(
+                stage="parts",
+                what=f"{_PARTS.get(name, name)}, {part['records']:,} records of {result['dataset']}",
+                ours=f"{part['records_per_second']:,.0f} records/s",
+                beside=f"bare {bare.replace('_', ' ')}: {found['records_per_second']:,.0f} records/s",
+                ratio=_ratio(found["times_as_fast"]),
             )
 
 
@@ -291,10 +348,13 @@ def _roofline(result: Mapping[str, Any]) -> Iterator[Row]:
 _ROWS = {
     "loader": _loader,
     "training": _training,
+    "checkpoint": _checkpoint,
     "inference": _inference,
     "trained": _trained,
+    "predict": _predict,
     "embed": _embed,
     "prepare": _prepare,
+    "parts": _parts,
     "start": _start,
     "costs": _costs,
     "traffic": _traffic,

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 
+from ecgmoe.benchmark.memory import Watch
 from ecgmoe.benchmark.paired import interleaved, ratio
 from ecgmoe.datasets.index import build_index
 from ecgmoe.ecg.beats import detect_r_peaks
@@ -174,33 +174,3 @@ def scale_benchmark(studies: int, scratch: Path) -> dict[str, Any]:
         "driver_peak_bytes": watch.driver,
         "worker_peak_bytes": watch.worker,
     }
-
-
-class Watch:
-    """Samples the resident memory of this process and of its largest Ray worker while it is open."""
-
-    def __init__(self, interval_s: float = 0.25) -> None:
-        self.interval, self.driver, self.worker = interval_s, 0, 0
-
-    def __enter__(self) -> Watch:
-        import threading
-
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._sample, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
-        self.thread.join()
-
-    def _sample(self) -> None:
-        me = psutil.Process()
-        while not self.done.wait(self.interval):
-            self.driver = max(self.driver, me.memory_info().rss)
-            for child in me.children(recursive=True):
-                try:
-                    if child.name().startswith("ray::"):
-                        self.worker = max(self.worker, child.memory_info().rss)
-                except psutil.Error:
-                    continue

@@ -70,7 +70,7 @@ def training_benchmark(data: str, config: RunConfig, *, preset: str, pairs: int 
         f"{data} has {epoch} steps in an epoch and {needed + 1} are measured: give more records (--size) or fewer --pairs",
     )
     with tempfile.TemporaryDirectory(prefix="ecgmoe-benchmark-") as folder:
-        job = _job(config, PreparedData(data, features), folder)
+        job = worker_job(config, PreparedData(data, features), folder)
         ours, bare = sliced([partial(_ours, job), partial(_bare, job)], pairs, steps=STEPS, warm_up=WARM)
     longer = sorted(1e3 * (one - other) for one, other in zip(ours, bare, strict=True))
     place = rank(pairs)
@@ -86,7 +86,8 @@ def training_benchmark(data: str, config: RunConfig, *, preset: str, pairs: int 
     }
 
 
-def _job(config: RunConfig, data: PreparedData, folder: str) -> WorkerJob:
+def worker_job(config: RunConfig, data: PreparedData, folder: str) -> WorkerJob:
+    """A run in a folder, with its MLflow beside it."""
     run, uri = Store(folder) / "run", default_uri(folder)
     return WorkerJob(
         config=to_dict(config),
@@ -99,7 +100,8 @@ def _job(config: RunConfig, data: PreparedData, folder: str) -> WorkerJob:
     )
 
 
-def _worker(job: WorkerJob) -> Any:
+def worker_of(job: WorkerJob) -> Any:
+    """The one worker of a run, in this process; nobody watches whether it hangs. DeepSpeed is imported here."""
     from ecgmoe.training.link import Alone
     from ecgmoe.training.watch import Watch
     from ecgmoe.training.worker import Worker
@@ -117,7 +119,7 @@ def _begin() -> None:
 def _ours(job: WorkerJob, turn: Turn) -> None:
     """A run as it is, which asks for its turn before each step."""
     _begin()
-    worker = _worker(job)
+    worker = worker_of(job)
     step = worker.step
 
     def asks(batch: ECGBatch, whole: GlobalBatch) -> dict[str, torch.Tensor]:
@@ -138,7 +140,7 @@ def _bare(job: WorkerJob, turn: Turn) -> None:
     from ecgmoe.training.global_terms import GlobalTerms
     from ecgmoe.training.optimizer import make_optimizer, make_schedule
 
-    worker = _worker(job)
+    worker = worker_of(job)
     batches = list(islice(worker.batches(worker.plan(0), 0, 0), STEPS))
     destroy(worker.engine)
     config, statistics_ = from_dict(RunConfig, job.config), from_dict(TrainingStatistics, job.statistics)

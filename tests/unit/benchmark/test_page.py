@@ -85,6 +85,15 @@ def test_what_was_not_run_follows_from_the_results(tmp_path: Path) -> None:
         assert "**Not run**: scaling over GPUs" in text
 
 
+def test_the_memory_of_a_stage_where_it_was_watched(tmp_path: Path) -> None:
+    write(tmp_path, "training.json", {**training(0.97), "peak_memory_bytes": 1_234_500_000})
+    write(tmp_path, "earlier.json", training(0.97))
+    write_page(str(tmp_path))
+    text = (tmp_path / "benchmark.md").read_text()
+    assert text.count("torch 2. Peak memory 1,234 MB, of the job and all its processes together.") == 1
+    assert text.count("torch 2.\n") == 1
+
+
 def test_what_is_no_result_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no result: measure some stages first"):
         write_page(str(tmp_path))
