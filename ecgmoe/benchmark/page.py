@@ -122,7 +122,7 @@ def _memory(result: Mapping[str, Any]) -> str:
     peak = result.get("peak_memory_bytes")
     if peak is None:
         return ""
-    return f" Peak memory {peak / 1e6:,.0f} MB, of the job and all its processes together."
+    return f" Peak memory {peak / 1e6:,.0f} MB, of the job and all its processes together, making its data included."
 
 
 def rows_of(result: Mapping[str, Any]) -> list[Row]:
@@ -211,8 +211,8 @@ def _predict(result: Mapping[str, Any]) -> Iterator[Row]:
         yield Row(
             stage="predict",
             what=f"{result['records']:,} records {_FROM.get(name, name)}, in one process",
-            ours=f"{found['records_per_second']:,.0f} records/s",
-            beside=f"bare passes, batches in memory: {result['bare_records_per_second']:,.0f} records/s",
+            ours=f"{number(found['records_per_second'])} records/s",
+            beside=f"bare passes, batches in memory: {number(result['bare_records_per_second'])} records/s",
             ratio=_ratio(found["bare_share"]),
         )
     evaluation = result["evaluation"]
@@ -248,6 +248,11 @@ def _prepare(result: Mapping[str, Any]) -> Iterator[Row]:
 
 
 _PARTS = {"read": "reading WFDB files, one thread", "r_peaks": "R peaks, one thread; ours of twelve leads"}
+_LIBRARIES = {
+    "wfdb_millivolt": "wfdb.rdrecord in millivolt",
+    "wfdb_digital": "wfdb.rdrecord in the file's numbers",
+    "neurokit2_lead_ii": "neurokit2 of lead II",
+}
 
 
 def _parts(result: Mapping[str, Any]) -> Iterator[Row]:
@@ -257,7 +262,7 @@ def _parts(result: Mapping[str, Any]) -> Iterator[Row]:
                 stage="parts",
                 what=f"{_PARTS.get(name, name)}, {part['records']:,} records of {result['dataset']}",
                 ours=f"{part['records_per_second']:,.0f} records/s",
-                beside=f"bare {bare.replace('_', ' ')}: {found['records_per_second']:,.0f} records/s",
+                beside=f"bare {_LIBRARIES.get(bare, bare)}: {found['records_per_second']:,.0f} records/s",
                 ratio=_ratio(found["times_as_fast"]),
             )
 
