@@ -102,7 +102,7 @@ def _memory(result: Mapping[str, Any]) -> str:
     peak = result.get("peak_memory_bytes")
     if peak is None:
         return ""
-    return f" Peak memory {peak / 1e6:,.0f} MB, of the job and all its processes together."
+    return f" Peak memory {peak / 1e6:,.0f} MB, of the job and all its processes together, making its data included."
 
 
 def _picture(rows: list[Row]) -> bytes:

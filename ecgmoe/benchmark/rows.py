@@ -125,8 +125,8 @@ def _predict(result: Mapping[str, Any]) -> Iterator[Row]:
         yield Row(
             stage="predict",
             what=f"{result['records']:,} records {_FROM.get(name, name)}, in one process",
-            ours=f"{found['records_per_second']:,.0f} records/s",
-            beside=f"bare passes, batches in memory: {result['bare_records_per_second']:,.0f} records/s",
+            ours=f"{number(found['records_per_second'])} records/s",
+            beside=f"bare passes, batches in memory: {number(result['bare_records_per_second'])} records/s",
             ratio=_ratio(found["bare_share"]),
         )
     evaluation = result["evaluation"]
@@ -177,6 +177,11 @@ def _prepare(result: Mapping[str, Any]) -> Iterator[Row]:
             )
 
 
+_LIBRARIES = {
+    "wfdb_millivolt": "wfdb.rdrecord in millivolt",
+    "wfdb_digital": "wfdb.rdrecord in the file's numbers",
+    "neurokit2_lead_ii": "neurokit2 of lead II",
+}
 _PARTS = {"read": "reading WFDB files, one thread", "r_peaks": "R peaks, one thread; ours of twelve leads"}
 
 
@@ -187,7 +192,7 @@ def _parts(result: Mapping[str, Any]) -> Iterator[Row]:
                 stage="parts",
                 what=f"{_PARTS.get(name, name)}, {part['records']:,} records of {result['dataset']}",
                 ours=f"{part['records_per_second']:,.0f} records/s",
-                beside=f"bare {bare.replace('_', ' ')}: {found['records_per_second']:,.0f} records/s",
+                beside=f"bare {_LIBRARIES.get(bare, bare)}: {found['records_per_second']:,.0f} records/s",
                 ratio=_ratio(found["times_as_fast"]),
             )
 

@@ -90,7 +90,12 @@ def test_the_memory_of_a_stage_where_it_was_watched(tmp_path: Path) -> None:
     write(tmp_path, "earlier.json", training(0.97))
     write_page(str(tmp_path))
     text = (tmp_path / "benchmark.md").read_text()
-    assert text.count("torch 2. Peak memory 1,234 MB, of the job and all its processes together.") == 1
+    assert (
+        text.count(
+            "torch 2. Peak memory 1,234 MB, of the job and all its processes together, making its data included."
+        )
+        == 1
+    )
     assert text.count("torch 2.\n") == 1
 
 
