@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from distributed import run_distributed
-from ecgmoe.benchmark.traffic import example, plan, steps, travels_of
+from ecgmoe.benchmark.traffic import plan, travels_of
+from ecgmoe.benchmark.traffic_count import example, steps
 
 pytestmark = pytest.mark.distributed
 

@@ -13,7 +13,6 @@ from ecgmoe.benchmark.traffic import (
     REDUCE_SCATTER,
     Moved,
     Travels,
-    example,
     markdown,
     plan,
     sent,
@@ -21,6 +20,7 @@ from ecgmoe.benchmark.traffic import (
     travels_of,
     without_weights,
 )
+from ecgmoe.benchmark.traffic_count import example
 from ecgmoe.config import PRESETS
 from ecgmoe.pipeline.schema import SIGNAL_BYTES
 from ecgmoe.training.memory import LIVE_ELEMENTS
