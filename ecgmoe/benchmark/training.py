@@ -12,7 +12,7 @@ import statistics
 import tempfile
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import cycle, islice
+from itertools import islice
 from typing import Any
 
 import ray
@@ -71,7 +71,7 @@ def training_benchmark(data: str, config: RunConfig, *, preset: str, pairs: int 
     )
     with tempfile.TemporaryDirectory(prefix="ecgmoe-benchmark-") as folder:
         job = worker_job(config, PreparedData(data, features), folder)
-        ours, bare = sliced([partial(_ours, job), partial(_bare, job)], pairs, steps=STEPS, warm_up=WARM)
+        ours, bare = sliced([partial(_ours, job), partial(_bare, job, needed + 1)], pairs, steps=STEPS, warm_up=WARM)
     longer = sorted(1e3 * (one - other) for one, other in zip(ours, bare, strict=True))
     place = rank(pairs)
     return {
@@ -130,8 +130,8 @@ def _ours(job: WorkerJob, turn: Turn) -> None:
     worker.run()
 
 
-def _bare(job: WorkerJob, turn: Turn) -> None:
-    """The first batches of a run over and over."""
+def _bare(job: WorkerJob, steps: int, turn: Turn) -> None:
+    """The batches of that run, read and augmented before."""
     _begin()
     import deepspeed
 
@@ -141,7 +141,7 @@ def _bare(job: WorkerJob, turn: Turn) -> None:
     from ecgmoe.training.optimizer import make_optimizer, make_schedule
 
     worker = worker_of(job)
-    batches = list(islice(worker.batches(worker.plan(0), 0, 0), STEPS))
+    batches = list(islice(worker.batches(worker.plan(0), 0, 0), steps))
     destroy(worker.engine)
     config, statistics_ = from_dict(RunConfig, job.config), from_dict(TrainingStatistics, job.statistics)
     model, tasks = build_model(config, statistics_, build_backbones(config)), config.task_table()
@@ -154,7 +154,7 @@ def _bare(job: WorkerJob, turn: Turn) -> None:
         dist_init_required=False,
     )
     terms = GlobalTerms(config.loss)
-    for whole, batch in cycle(batches):
+    for whole, batch in batches:
         turn()
         output = engine(batch)
         totals = {task.name: float(config.training.global_batch) for task in tasks}
