@@ -91,7 +91,8 @@ def to_canonical(
     if signal_mv.ndim != 2 or signal_mv.shape[1] != len(lead_names):
         raise RecordFault(f"the signal has shape {signal_mv.shape}, expected (samples, {len(lead_names)} leads)")
     rate = checked_sampling_rate(sampling_rate_hz)
-    leads = signal_mv[: math.ceil(READ_S * rate), lead_positions(lead_names)].astype(np.float64).T
+    kept = signal_mv[: math.ceil(READ_S * rate)].take(lead_positions(lead_names), axis=1)
+    leads = kept.astype(np.float64, copy=False).T
     if np.isinf(leads).any():
         raise RecordFault("the signal holds infinite values")
     if rate != SAMPLING_RATE_HZ:

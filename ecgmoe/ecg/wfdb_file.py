@@ -25,6 +25,7 @@ import numpy.typing as npt
 import wfdb
 
 from ecgmoe.ecg.convert import READ_S, checked_sampling_rate, lead_positions, to_canonical
+from ecgmoe.ecg.plain_wfdb import PlainRecord, read_plain
 from ecgmoe.ecg.record import LEADS, UV_PER_MV, RecordFault, Signal
 from ecgmoe.filesystem import filesystem, temporary_folder
 
@@ -248,11 +249,13 @@ def _check_sizes(folder: Path, header: Header) -> None:
 def _read_local(path: Path, pad_short: bool) -> Signal:
     if "::" in str(path.absolute()):
         raise RecordFault(f"{printable(str(path))} cannot be read: '::' in a path stands for chained file systems")
-    header = parse_header(_header_bytes(Path(f"{path}.hea")))
+    content = _header_bytes(Path(f"{path}.hea"))
+    header = parse_header(content)
     _check_sizes(path.parent, header)
     end = header.wanted_samples()
     whole = header.n_samples is None or header.n_samples <= end
-    record = _wfdb_record(str(path), None if whole else end)
+    plain = read_plain(_header_lines(content), path.parent) if whole else None
+    record = plain or _wfdb_record(str(path), None if whole else end)
     positions = lead_positions(record.sig_name)
     factors = [
         _mv_per_unit(header.signals[position].unit, lead) for position, lead in zip(positions, LEADS, strict=True)
@@ -261,12 +264,14 @@ def _read_local(path: Path, pad_short: bool) -> Signal:
     if whole and all(line.samples_per_frame == 1 and line.skew == 0 for line in header.signals):
         _verify_checksums(record, digital)
     gains = np.array([header.signals[position].gain for position in positions])
-    if _is_scaled_to_unit_range(digital[:, positions], gains):
+    if len(set(gains)) > 1 and _is_scaled_to_unit_range(digital[:, positions], gains):
         signal_mv = digital[:, positions] / UV_PER_MV
     else:
         with _wfdb_faults(), np.errstate(over="ignore"):  # infinite values are refused later on
             record.dac(inplace=True)
-        signal_mv = record.p_signal[:, positions] * np.array(factors)
+        signal_mv = record.p_signal.take(positions, axis=1)
+        if set(factors) != {1.0}:
+            signal_mv *= np.array(factors)
     return to_canonical(signal_mv, header.sampling_rate_hz, LEADS, pad_short=pad_short)
 
 
@@ -295,7 +300,7 @@ def _mv_per_unit(unit: str, lead: str) -> float:
     return _MV_PER_UNIT[unit.lower()]
 
 
-def _verify_checksums(record: wfdb.Record, digital: npt.NDArray[np.int64]) -> None:
+def _verify_checksums(record: wfdb.Record | PlainRecord, digital: npt.NDArray[np.int64]) -> None:
     """A checksum is the sum of a signal's samples modulo 65536."""
     for name, expected, actual in zip(record.sig_name, record.checksum, digital.sum(axis=0), strict=True):
         if expected is not None and (expected - int(actual)) % 65536:
@@ -303,8 +308,8 @@ def _verify_checksums(record: wfdb.Record, digital: npt.NDArray[np.int64]) -> No
 
 
 def _is_scaled_to_unit_range(digital: npt.NDArray[np.int64], gains: npt.NDArray[np.float64]) -> bool:
-    """Whether the gains were chosen so that each lead spans exactly 1, as in LUDB 1.0.1: then they are no calibration.
+    """Whether gains that differ were chosen so that each lead spans exactly 1, as in LUDB 1.0.1: they are no calibration.
 
     LUDB's own samples are microvolt: I + III = II holds in them exactly, with the gains applied it does not.
     """
-    return bool(len(set(gains)) > 1 and (np.ptp(digital, axis=0) == gains).all())
+    return bool((np.ptp(digital, axis=0) == gains).all())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ecgmoe.ecg.record import LEADS, N_SAMPLES, RecordFault
+from ecgmoe.ecg import wfdb_file
+from ecgmoe.ecg.plain_wfdb import read_plain
+from ecgmoe.ecg.record import LEADS, N_SAMPLES, RecordFault, Signal
 from ecgmoe.ecg.wfdb_file import parse_header, read_wfdb
 
 pytestmark = [
@@ -47,20 +50,33 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_or_fault(record: Path, header: bytes) -> None:
-    """Reads, or says in a RecordFault that can be stored as text why not; any other error fails the test."""
+    """Reads, or says in a RecordFault that can be stored as text why not; any other error fails the test. What is read without
+    wfdb is what wfdb reads."""
     record.with_suffix(".hea").write_bytes(header)
+    signal = signal_or_none(record)
+    with patch.object(wfdb_file, "read_plain", lambda *_: None):
+        by_wfdb = signal_or_none(record)
+    assert (signal is None) == (by_wfdb is None)
+    if signal is not None and by_wfdb is not None:
+        assert signal.dtype == np.int16
+        assert signal.shape == (12, N_SAMPLES)
+        assert np.array_equal(signal, by_wfdb)
+
+
+def signal_or_none(record: Path) -> Signal | None:
     try:
-        signal = read_wfdb(str(record))
+        return read_wfdb(str(record))
     except RecordFault as fault:
         str(fault).encode("utf-8")
-        return
-    assert signal.dtype == np.int16
-    assert signal.shape == (12, N_SAMPLES)
+        return None
 
 
 def test_the_valid_header_is_read(record: Path) -> None:
     record.with_suffix(".hea").write_bytes(VALID)
     assert np.array_equal(read_wfdb(str(record)), DIGITAL.T * 5)
+    read_or_fault(record, VALID)
+    # So that the comparison above compares something.
+    assert read_plain(VALID.decode().splitlines()[:13], record.parent) is not None
 
 
 @quickly(max_examples=200)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import wfdb
 
+from ecgmoe.ecg import wfdb_file
 from ecgmoe.ecg.convert import to_canonical
 from ecgmoe.ecg.quality import measure
 from ecgmoe.ecg.record import LEADS, MISSING, RecordFault
@@ -190,6 +191,20 @@ def test_ptbxl_in_both_rates() -> None:
     low = read_wfdb(str(DATA / "ptbxl/records100/00000/00001_lr"))
     # 100 Hz lacks what lies above 50 Hz, so that the records agree only in their slow part.
     assert np.corrcoef(high[1], low[1])[0, 1] > 0.95
+
+
+@pytest.mark.real_data
+@needs("ptbxl")
+@needs("ludb")
+def test_records_that_are_read_without_wfdb_are_what_wfdb_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = ("ptbxl/records500/00000", "ptbxl/records100/00000", "ludb/data")
+    paths = [str(path.with_suffix("")) for folder in folders for path in sorted((DATA / folder).glob("*.hea"))[:40]]
+    assert len(paths) == 120
+    with monkeypatch.context() as patched:
+        patched.setattr(wfdb, "rdrecord", None)
+        signals = [read_wfdb(path) for path in paths]
+    monkeypatch.setattr(wfdb_file, "read_plain", lambda *_: None)
+    assert all(np.array_equal(read_wfdb(path), signal) for path, signal in zip(paths, signals, strict=True))
 
 
 @pytest.mark.real_data
