@@ -2,7 +2,8 @@
 
 The header is looked at before `wfdb` reads anything: the declared size against the file's and against the memory, the
 gain (which `wfdb` replaces where it is 0), the unit (which `wfdb` decodes as ASCII, so that a microvolt loses its mu).
-Whatever `wfdb` would understand otherwise than this module is refused. Format: WFDB header(5),
+Whatever `wfdb` would understand otherwise than this module is refused. Records of the commonest kind are then read by
+`plain_wfdb` instead. Format: WFDB header(5),
 https://physionet.org/physiotools/wag/header-5.htm.
 """
 
