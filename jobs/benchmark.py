@@ -199,7 +199,6 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
         if strange := sorted(set(options.backbones) - set(BACKBONES)):
             raise ValueError(f"there is no backbone {', '.join(strange)}: choose of {', '.join(BACKBONES)}")
-
         names = options.backbones or tuple(BACKBONES)
         return embed_benchmark(prepared()[1], pairs=options.pairs, names=names)
 

@@ -59,17 +59,21 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> Ratio:
         ValueError: with fewer than six pairs no such interval has 95 %.
     """
     ratios = [a / b for a, b in zip(one, other, strict=True)]
-    place = rank(len(ratios))
-    ordered = sorted(ratios)
-    return Ratio(
-        median=statistics.median(ratios),
-        low=ordered[place],
-        high=ordered[len(ratios) - 1 - place],
-        ratios=tuple(ratios),
-    )
+    low, high = interval(ratios)
+    return Ratio(median=statistics.median(ratios), low=low, high=high, ratios=tuple(ratios))
 
 
-def rank(count: int) -> int:
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Of the values' median, two of them that need no distribution.
+
+    Raises:
+        ValueError: of fewer than six values no such interval has 95 %.
+    """
+    place, ordered = _rank(len(values)), sorted(values)
+    return ordered[place], ordered[-1 - place]
+
+
+def _rank(count: int) -> int:
     """How many of `count` ordered values lie outside of the median's interval at each end: P(fewer than rank + 1 of so many
     tosses are heads) is at most half of what the confidence leaves.
 

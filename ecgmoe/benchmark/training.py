@@ -18,7 +18,7 @@ from typing import Any
 import ray
 import torch
 
-from ecgmoe.benchmark.paired import rank, ratio
+from ecgmoe.benchmark.paired import interval, ratio
 from ecgmoe.benchmark.slices import Turn, sliced
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict, require, to_dict
@@ -72,8 +72,8 @@ def training_benchmark(data: str, config: RunConfig, *, preset: str, pairs: int 
     with tempfile.TemporaryDirectory(prefix="ecgmoe-benchmark-") as folder:
         job = worker_job(config, PreparedData(data, features), folder)
         ours, bare = sliced([partial(_ours, job), partial(_bare, job, needed + 1)], pairs, steps=STEPS, warm_up=WARM)
-    longer = sorted(1e3 * (one - other) for one, other in zip(ours, bare, strict=True))
-    place = rank(pairs)
+    longer = [1e3 * (one - other) for one, other in zip(ours, bare, strict=True)]
+    low, high = interval(longer)
     return {
         "preset": preset,
         "records_per_step": config.training.global_batch,
@@ -81,7 +81,7 @@ def training_benchmark(data: str, config: RunConfig, *, preset: str, pairs: int 
         "pairs": pairs,
         "ms_per_step": 1e3 * statistics.median(ours),
         "bare_ms_per_step": 1e3 * statistics.median(bare),
-        "longer_ms": {"median": statistics.median(longer), "low": longer[place], "high": longer[pairs - 1 - place]},
+        "longer_ms": {"median": statistics.median(longer), "low": low, "high": high},
         "bare_share": asdict(ratio(bare, ours)),
     }
 

@@ -179,7 +179,10 @@ def parse_header(content: bytes) -> Header:
     Raises:
         RecordFault: it is damaged, or it names a signal file that is not beside it.
     """
-    lines = _header_lines(content)
+    return _parse_lines(_header_lines(content))
+
+
+def _parse_lines(lines: list[str]) -> Header:
     if not lines:
         raise RecordFault("the header is empty")
     record = _FIELD_ENDS.split(lines[0])
@@ -250,12 +253,12 @@ def _check_sizes(folder: Path, header: Header) -> None:
 def _read_local(path: Path, pad_short: bool) -> Signal:
     if "::" in str(path.absolute()):
         raise RecordFault(f"{printable(str(path))} cannot be read: '::' in a path stands for chained file systems")
-    content = _header_bytes(Path(f"{path}.hea"))
-    header = parse_header(content)
+    lines = _header_lines(_header_bytes(Path(f"{path}.hea")))
+    header = _parse_lines(lines)
     _check_sizes(path.parent, header)
     end = header.wanted_samples()
     whole = header.n_samples is None or header.n_samples <= end
-    plain = read_plain(_header_lines(content), path.parent) if whole else None
+    plain = read_plain(lines, path.parent) if whole else None
     record = plain or _wfdb_record(str(path), None if whole else end)
     positions = lead_positions(record.sig_name)
     factors = [
