@@ -84,7 +84,7 @@ def _whole(forms: Mapping[str, Callable[[torch.Tensor], Any]], records: int, rep
 
 
 def _predict(model: ECGMoE, signal: torch.Tensor) -> Any:
-    peaks = pad_r_peaks([torch.from_numpy(detect_r_peaks(each)) for each in signal.numpy()])
+    peaks = pad_r_peaks([detect_r_peaks(each) for each in signal.numpy()])
     nobody = torch.zeros(len(signal), dtype=torch.int64)
     batch = ECGBatch(signal=signal, r_peaks=peaks, study_id=nobody, patient_id=nobody)
     return model.in_units(model(batch).predictions)

@@ -85,5 +85,5 @@ class ShardStatistics:
 def statistics_of(group: RowGroup, rows: npt.NDArray[np.int64]) -> Statistics:
     """Statistics of some rows of a row group: (rows, 48)."""
     signal = torch.from_numpy(group.signal[rows])
-    r_peaks = pad_r_peaks([torch.from_numpy(group.r_peaks[row].copy()) for row in rows])
+    r_peaks = pad_r_peaks([group.r_peaks[row] for row in rows])
     return torch.cat([characteristics(signal, r_peaks), rr_summary(r_peaks)], 1).numpy()

@@ -106,7 +106,7 @@ class PredictPerturbedShard:
             peaks = [detect_r_peaks(signal) for signal in signals]
             batch = ECGBatch(
                 signal=torch.from_numpy(np.stack(signals)),
-                r_peaks=pad_r_peaks([torch.from_numpy(each) for each in peaks]),
+                r_peaks=pad_r_peaks(peaks),
                 study_id=clean.study_id,
                 patient_id=clean.patient_id,
             )

@@ -138,7 +138,7 @@ def batch_of(records: Sequence[UsableRecord]) -> ECGBatch:
     nobody = torch.zeros(len(records), dtype=torch.int64)
     return ECGBatch(
         signal=torch.stack([torch.from_numpy(record.signal) for record in records]),
-        r_peaks=pad_r_peaks([torch.from_numpy(record.r_peaks) for record in records]),
+        r_peaks=pad_r_peaks([record.r_peaks for record in records]),
         study_id=nobody,
         patient_id=nobody,
     )

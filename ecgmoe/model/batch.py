@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -57,10 +59,9 @@ class ECGBatch:
         return ECGBatch(**changed)
 
 
-def pad_r_peaks(peaks: list[Tensor]) -> Tensor:
+def pad_r_peaks(peaks: Sequence[npt.NDArray[np.int32]]) -> Tensor:
     """R peaks of each record as int32 (B, N) with -1 after the last; N is at least 1."""
-    longest = max([1, *(len(each) for each in peaks)])
-    padded = torch.full((len(peaks), longest), -1, dtype=torch.int32)
+    padded = np.full((len(peaks), max([1, *map(len, peaks)])), -1, dtype=np.int32)
     for row, each in enumerate(peaks):
         padded[row, : len(each)] = each
-    return padded
+    return torch.from_numpy(padded)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecgmoe.pipeline.config import ROW_GROUP_ROWS
-from ecgmoe.pipeline.schema import LABEL_SCHEMA, SCHEMA_VERSION, features_of, shard_name, signals_of
+from ecgmoe.pipeline.schema import LABEL_SCHEMA, SCHEMA_VERSION, features_of, r_peaks_of, shard_name, signals_of
 from ecgmoe.pipeline.store import StorageError, Store
 from ecgmoe.stopwatch import Stopwatch
 
@@ -102,7 +102,7 @@ class PreparedData:
         return RowGroup(
             study_id=study_id,
             signal=signals_of(records["signal"]),
-            r_peaks=[peaks.values.to_numpy() for peaks in records["r_peaks"]],
+            r_peaks=r_peaks_of(records["r_peaks"]),
             rr_ms=records["rr_ms"].to_numpy().astype(np.float32),
             features=features,
         )

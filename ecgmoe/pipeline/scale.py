@@ -16,7 +16,7 @@ from ecgmoe.readable import size
 
 RAW_BYTES = 121_500
 """A WFDB record of format 16: 12 x 5000 x 2 bytes and a header."""
-RECORD_BYTES: dict[Compression, int] = {"zstd": 53_000, "lz4": 71_500}
+RECORD_BYTES: dict[Compression, int] = {"zstd": 53_000, "lz4": 71_500, "none": 120_200}
 """Of a shard, per real record of 10 s."""
 LABEL_BYTES = 40
 INDEX_BYTES = 140

@@ -13,6 +13,8 @@ DIR/inputs.json                                  state of the tables or folder r
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -106,7 +108,7 @@ def features_of(column: pa.ChunkedArray, field: pa.Field) -> npt.NDArray[np.floa
     """The `features` column as an array (n, tokens, width), with its schema's field."""
     tokens, width = (int(size) for size in field.metadata[b"shape"].split()[0].split(b","))
     dtype = np.dtype(field.metadata[b"dtype"].split()[0].decode()).newbyteorder("<")
-    array = column.combine_chunks()
+    array = _one_array(column)
     start = array.offset * tokens * width * dtype.itemsize
     flat = np.frombuffer(array.buffers()[1], dtype=dtype, count=len(array) * tokens * width, offset=start)
     return flat.reshape(len(array), tokens, width)
@@ -119,12 +121,26 @@ def shard_name(shard: int) -> str:
 
 def signals_of(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int16]:
     """The `signal` column as int16 (n, 12, 5000), without copying where it is one chunk."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = _one_array(column)
     buffer = array.buffers()[1]
     flat = np.frombuffer(
         buffer, dtype="<i2", count=len(array) * N_LEADS * N_SAMPLES, offset=array.offset * SIGNAL_BYTES
     )
     return flat.reshape(len(array), N_LEADS, N_SAMPLES)
+
+
+def r_peaks_of(column: pa.Array | pa.ChunkedArray) -> list[npt.NDArray[np.int32]]:
+    """The `r_peaks` column as an array per record, read-only views of the column's values."""
+    lists = _one_array(column)
+    bounds, values = lists.offsets.to_numpy(), lists.values.to_numpy()
+    return [values[start:stop] for start, stop in pairwise(bounds.tolist())]
+
+
+def _one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """The column's only chunk as it is; `combine_chunks` would copy it."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def signals_to_array(signals: list[Signal]) -> pa.Array:

@@ -30,7 +30,7 @@ def augmented(batch: ECGBatch, config: Augmentation, *, seed: int, epoch: int) -
         random = np.random.default_rng(np.random.SeedSequence([seed, epoch, study]))
         changed, moved = augmented_record(signal, found[found >= 0], config, random)
         signals.append(torch.from_numpy(changed))
-        peaks.append(torch.from_numpy(moved))
+        peaks.append(moved)
     return replace(batch, signal=torch.stack(signals), r_peaks=pad_r_peaks(peaks))
 
 

@@ -43,7 +43,9 @@ class BatchReader:
 
     def read(self, rows: npt.NDArray[np.int64]) -> ECGBatch:
         """The batch of these rows, in this order."""
-        parts = [(self._group(int(self.group[row])), int(self.row[row])) for row in rows]
+        groups = self.group[rows].tolist()
+        found = {number: self._group(number) for number in dict.fromkeys(groups)}
+        parts = [(found[number], row) for number, row in zip(groups, self.row[rows].tolist(), strict=True)]
         with self.clock.on(ASSEMBLING):
             return self._assemble(rows, parts)
 
@@ -60,7 +62,7 @@ class BatchReader:
         }
         return ECGBatch(
             signal=torch.from_numpy(np.stack([part.signal[row] for part, row in parts])),
-            r_peaks=pad_r_peaks([torch.from_numpy(part.r_peaks[row].copy()) for part, row in parts]),
+            r_peaks=pad_r_peaks([part.r_peaks[row] for part, row in parts]),
             study_id=torch.from_numpy(self.study_id[rows]),
             patient_id=torch.from_numpy(self.patient_id[rows]),
             labels={name: torch.from_numpy(values[rows]) for name, values in self.labels.items()},

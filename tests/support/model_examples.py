@@ -68,8 +68,7 @@ def batch(beats: tuple[int, ...] = (10, 14, 8, 11), seed: int = 0) -> ECGBatch:
     generator = np.random.default_rng(seed)
     n = len(beats)
     peaks = [
-        torch.from_numpy(np.sort(generator.choice(np.arange(50, 4950, 60), count, replace=False)).astype(np.int32))
-        for count in beats
+        np.sort(generator.choice(np.arange(50, 4950, 60), count, replace=False)).astype(np.int32) for count in beats
     ]
     labels = {
         "rr": generator.normal(800, 100, n),

@@ -12,7 +12,7 @@ from ecgmoe.model.frontend import CHARACTERISTICS, MAX_AFTER, MAX_BEFORE, charac
 
 
 def peaks(*records: list[int]) -> torch.Tensor:
-    return pad_r_peaks([torch.tensor(record, dtype=torch.int32) for record in records])
+    return pad_r_peaks([np.array(record, dtype=np.int32) for record in records])
 
 
 @pytest.mark.parametrize("record", [[100, 500, 880], [10, 400, 810, 1190, 1600], [5, 2000]])

@@ -20,7 +20,7 @@ from ecgmoe.ecg.quality_policy import QualityPolicy
 from ecgmoe.ecg.record import MISSING
 from ecgmoe.ecg.rhythm import TAXONOMIES
 from ecgmoe.ecg.simulate import TRUTH
-from ecgmoe.pipeline.config import DatasetName, PrepareConfig
+from ecgmoe.pipeline.config import Compression, DatasetName, PrepareConfig
 from ecgmoe.pipeline.prepare import refuse_other_plan, shard_plan
 from ecgmoe.pipeline.prepared import EVERY_SPLIT, PreparedData, row_groups, split_group, split_rows
 from ecgmoe.pipeline.schema import RECORD_SCHEMA, signals_of
@@ -93,16 +93,19 @@ def test_a_lost_shard_comes_back_with_the_same_bytes(folder: Path) -> None:
     assert content(folder / "data") == before
 
 
-def test_compression_is_no_part_of_the_content(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("compression", "codec"), [("lz4", "LZ4"), ("none", "UNCOMPRESSED")])
+def test_compression_is_no_part_of_the_content(
+    folder: Path, tmp_path: Path, compression: Compression, codec: str
+) -> None:
     """So that a shard that was lost may be written with another one, into the same folder."""
-    prepare_here(folder / "raw", tmp_path, PrepareConfig(compression="lz4"))
+    prepare_here(folder / "raw", tmp_path, PrepareConfig(compression=compression))
     before, after = content(folder / "data"), content(tmp_path)
     assert before.keys() == after.keys()
     assert {name for name in before if before[name] != after[name]} == {
         name for name in before if name.startswith("records/")
     }
     first = "records/shard-00000.parquet"
-    assert pq.ParquetFile(tmp_path / first).metadata.row_group(0).column(1).compression == "LZ4"
+    assert pq.ParquetFile(tmp_path / first).metadata.row_group(0).column(1).compression == codec
     assert pq.read_table(tmp_path / first).equals(pq.read_table(folder / "data" / first))
 
 

@@ -18,6 +18,7 @@ from ecgmoe.pipeline.store import Store
         (240, "zstd", "about 13 MB to write"),
         (800_035, "zstd", "about 42.4 GB to write"),
         (800_035, "lz4", "about 57.2 GB to write"),
+        (800_035, "none", "about 96.2 GB to write"),
     ],
 )
 def test_the_plan_line(
