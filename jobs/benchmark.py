@@ -5,6 +5,7 @@ parts: records per second of reading and of R peaks, beside bare wfdb and neurok
 embed: records per second of each backbone, beside bare PyTorch loops over the same batches
 loader: records per second of training batches, beside a torch DataLoader that reads the WFDB files on the fly
 training: time of a training step, beside a bare DeepSpeed loop over batches in memory
+scaling: time of a training step of the same records on one worker and on more
 checkpoint: seconds to save and load a checkpoint of training, beside torch.save and torch.load of the same tensors
 memory: resident memory of a training step at each ZeRO stage on two workers, beside the prediction
 inference: time per ECG of all tasks in one pass, beside the paper's multi-task baseline and five single-task copies
@@ -56,16 +57,17 @@ class Options:
 
     Attributes:
         stage: what to measure.
-        dataset: prepare, parts, loader, training, checkpoint: which reader.
-        root: prepare, parts, loader, training, checkpoint: the dataset; serving: a folder of WFDB records; simulated ECGs
-            without it. predict: the dataset that --data was prepared from, whose files are then predicted too.
-        size: ECGs (prepare, parts, embed, loader, training, scale, index, attribution, predict), good requests of a round
-            (serving) or rows (labevents).
+        dataset: prepare, parts, loader, training, scaling, checkpoint: which reader.
+        root: prepare, parts, loader, training, scaling, checkpoint: the dataset; serving: a folder of WFDB records;
+            simulated ECGs without it. predict: the dataset that --data was prepared from, whose files are then predicted too.
+        size: ECGs (prepare, parts, embed, loader, training, scaling, scale, index, attribution, predict), good requests of
+            a round (serving) or rows (labevents).
         backbones: embed: which; all by default.
-        compression: embed, loader, training: of the prepared waveforms.
-        pairs: prepare, parts, embed, loader, training, checkpoint, inference, trained, predict, start, costs, roofline:
-            interleaved rounds, at least 6.
-        preset: training, checkpoint, traffic: which configuration; None takes tiny for checkpoint and bench for the others.
+        compression: embed, loader, training, scaling: of the prepared waveforms.
+        pairs: prepare, parts, embed, loader, training, scaling, checkpoint, inference, trained, predict, start, costs,
+            roofline: interleaved rounds, at least 6.
+        preset: training, scaling, checkpoint, traffic: which configuration; None takes tiny for checkpoint and bench for the
+            others.
         model: attribution, serving, trained, predict: a model folder.
         peer: trained: the other model folder.
         data: attribution, trained, predict: a prepared folder, whose test split is explained or predicted.
@@ -81,6 +83,7 @@ class Options:
         "embed",
         "loader",
         "training",
+        "scaling",
         "checkpoint",
         "memory",
         "inference",
@@ -126,14 +129,14 @@ def main(argv: list[str]) -> None:
         "trained": {"model", "peer", "data"},
     }
     needs = takes.get(options.stage, set())
-    if options.compression != "zstd" and options.stage not in ("embed", "loader", "training"):
-        raise ValueError(f"--compression is of embed, loader and training, not of {options.stage}")
+    if options.compression != "zstd" and options.stage not in ("embed", "loader", "training", "scaling"):
+        raise ValueError(f"--compression is of embed, loader, training and scaling, not of {options.stage}")
     if options.backbones and options.stage != "embed":
         raise ValueError(f"--backbones is of embed, not of {options.stage}")
     if options.stage != "roofline" and (options.encoders or options.device):
         raise ValueError(f"--encoders and --device are of roofline, not of {options.stage}")
-    if options.preset is not None and options.stage not in ("training", "checkpoint", "traffic"):
-        raise ValueError(f"--preset is of training, checkpoint and traffic, not of {options.stage}")
+    if options.preset is not None and options.stage not in ("training", "scaling", "checkpoint", "traffic"):
+        raise ValueError(f"--preset is of training, scaling, checkpoint and traffic, not of {options.stage}")
     if options.pairs < 6:
         raise ValueError(f"--pairs {options.pairs}: an interval of 95 % needs at least 6")
     given = {name for name in ("model", "peer", "data") if getattr(options, name)}
@@ -219,6 +222,12 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
 
         name, config = preset("bench")
         return training_benchmark(prepared()[1], config, preset=name, pairs=options.pairs)
+
+    def scaling() -> dict[str, Any]:
+        from ecgmoe.benchmark.scaling import scaling_benchmark
+
+        name, config = preset("bench")
+        return scaling_benchmark(prepared()[1], config, preset=name, pairs=options.pairs)
 
     def checkpoint() -> dict[str, Any]:
         from ecgmoe.benchmark.checkpoint import checkpoint_benchmark
@@ -327,6 +336,7 @@ def _stages(options: Options, scratch: Path) -> dict[str, Callable[[], dict[str,
         "embed": embed,
         "loader": loader,
         "training": training,
+        "scaling": scaling,
         "checkpoint": checkpoint,
         "memory": memory,
         "inference": inference,

@@ -73,6 +73,18 @@ def _training(result: Mapping[str, Any]) -> Iterator[Row]:
     )
 
 
+def _scaling(result: Mapping[str, Any]) -> Iterator[Row]:
+    each = "one GPU each" if result["device"] == "cuda" else "one thread each"
+    for count, found in result["workers"].items():
+        yield Row(
+            stage="scaling",
+            what=f"a step of {result['records_per_step']} records, preset {result['preset']}, {each}",
+            ours=f"{count} workers: {found['ms_per_step']:.0f} ms",
+            beside=f"one worker: {result['ms_per_step']:.0f} ms",
+            ratio=_ratio(found["times_as_fast"]),
+        )
+
+
 def _checkpoint(result: Mapping[str, Any]) -> Iterator[Row]:
     ours, bare = sum(result["bytes"].values()) / 1e6, result["bare_bytes"] / 1e6
     for name, function in (("save", "torch.save"), ("load", "torch.load")):
@@ -258,6 +270,7 @@ def _roofline(result: Mapping[str, Any]) -> Iterator[Row]:
 _ROWS = {
     "loader": _loader,
     "training": _training,
+    "scaling": _scaling,
     "checkpoint": _checkpoint,
     "inference": _inference,
     "trained": _trained,

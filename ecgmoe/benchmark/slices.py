@@ -1,11 +1,14 @@
 """Processes that take turns on one machine, a few steps each, while the others stand still with all their threads.
 
+What such a process starts itself stands still and goes on with it, as a process group: the other ranks of a training.
+
 A machine whose speed changes from one ten seconds to the next meets both of a pair alike only if they are close together;
 and what one does ahead of time in its threads must not come out of the other's time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -58,7 +61,8 @@ def sliced(ways: Sequence[Callable[[Turn], Any]], pairs: int, *, steps: int, war
     try:
         for way in ways:
             mine, theirs = context.Pipe()
-            process = context.Process(target=_run, args=(way, theirs, steps, warm_up), daemon=True)
+            # Not a daemon, which must not start others; `finally` ends it and those.
+            process = context.Process(target=_run, args=(way, theirs, steps, warm_up))
             process.start()
             theirs.close()
             running.append((process, mine))
@@ -66,12 +70,14 @@ def sliced(ways: Sequence[Callable[[Turn], Any]], pairs: int, *, steps: int, war
         for turn in range(pairs):
             for place in range(len(ways)) if turn % 2 == 0 else reversed(range(len(ways))):
                 whose, pipe = running[place]
-                os.kill(whose.pid or 0, signal.SIGCONT)
+                _signal(whose, signal.SIGCONT)
                 pipe.send(None)
                 found[place].append(_heard(whose, pipe))
     finally:
         for each, pipe in running:
-            # Also one that stands still.
+            # Also those that stand still, and what is left of a group whose first process has ended.
+            with contextlib.suppress(ProcessLookupError):
+                _signal(each, signal.SIGKILL)
             each.kill()
             each.join()
             pipe.close()
@@ -79,7 +85,18 @@ def sliced(ways: Sequence[Callable[[Turn], Any]], pairs: int, *, steps: int, war
 
 
 def _run(way: Callable[[Turn], Any], parent: Connection, steps: int, warm_up: int) -> None:
+    os.setpgid(0, 0)
     way(Turn(parent, steps, warm_up))
+
+
+def _signal(process: BaseProcess, number: signal.Signals) -> None:
+    """To it and all that it has started.
+
+    Raises:
+        ProcessLookupError: it ended before it had a group of its own, or all of the group has ended.
+    """
+    assert process.pid is not None
+    os.killpg(process.pid, number)
 
 
 def _heard(process: BaseProcess, pipe: Connection) -> float:
@@ -88,5 +105,5 @@ def _heard(process: BaseProcess, pipe: Connection) -> float:
         seconds = pipe.recv()
     except EOFError:
         raise RuntimeError("what is measured ended before its last turn: its own lines above have the reason") from None
-    os.kill(process.pid or 0, signal.SIGSTOP)
+    _signal(process, signal.SIGSTOP)
     return float(seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.benchmark.memory import measured
+from ecgmoe.benchmark.ranks import join_group
 from ecgmoe.benchmark.traffic import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER, plan, sent_of, travels_of
 from ecgmoe.config import RunConfig
 from ecgmoe.model.config import LossConfig, ModelConfig
@@ -66,13 +66,9 @@ def counted(config: RunConfig, workers: Sequence[int] = (1, 2)) -> dict[str, Any
 
 
 def _rank(rank: int, folder: str, config: RunConfig) -> dict[str, dict[str, int]]:
-    world = config.training.num_workers
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
-    import torch
+    join_group(rank, config.training.num_workers, folder)
     import torch.distributed as dist
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     result = steps(config)
     dist.barrier()
     dist.destroy_process_group()

@@ -61,17 +61,10 @@ def training_benchmark(data: str, config: RunConfig, *, preset: str, pairs: int 
     config = replace(
         config, training=replace(config.training, num_workers=1, min_workers=0, use_gpu=False, log_every=STEPS)
     )
-    features, needed = embed(data, config.cached, precision=config.training.precision), WARM + pairs * STEPS
-    # Nothing else runs while it is measured.
-    ray.shutdown()
-    epoch = len(split_rows(PreparedData(data).labels(), "train")) // config.training.global_batch
-    require(
-        epoch > needed,
-        f"{data} has {epoch} steps in an epoch and {needed + 1} are measured: give more records (--size) or fewer --pairs",
-    )
+    prepared, steps = steps_to_measure(data, config, pairs)
     with tempfile.TemporaryDirectory(prefix="ecgmoe-benchmark-") as folder:
-        job = worker_job(config, PreparedData(data, features), folder)
-        ours, bare = sliced([partial(_ours, job), partial(_bare, job, needed + 1)], pairs, steps=STEPS, warm_up=WARM)
+        job = worker_job(config, prepared, folder)
+        ours, bare = sliced([partial(_ours, job), partial(_bare, job, steps)], pairs, steps=STEPS, warm_up=WARM)
     longer = [1e3 * (one - other) for one, other in zip(ours, bare, strict=True)]
     low, high = interval(longer)
     return {
@@ -84,6 +77,27 @@ def training_benchmark(data: str, config: RunConfig, *, preset: str, pairs: int 
         "longer_ms": {"median": statistics.median(longer), "low": low, "high": high},
         "bare_share": asdict(ratio(bare, ours)),
     }
+
+
+def steps_to_measure(data: str, config: RunConfig, pairs: int) -> tuple[PreparedData, int]:
+    """Embed what the configuration caches, end Ray, and see that one epoch is enough, since nothing validates meanwhile.
+
+    Returns:
+        The prepared folder, and the steps that a way makes.
+
+    Raises:
+        ValueError: an epoch has fewer.
+    """
+    features, steps = embed(data, config.cached, precision=config.training.precision), WARM + pairs * STEPS + 1
+    # Nothing else runs while it is measured.
+    ray.shutdown()
+    prepared = PreparedData(data, features)
+    epoch = len(split_rows(prepared.labels(), "train")) // config.training.global_batch
+    require(
+        epoch >= steps,
+        f"{data} has {epoch} steps in an epoch and {steps} are measured: give more records (--size) or fewer --pairs",
+    )
+    return prepared, steps
 
 
 def worker_job(config: RunConfig, data: PreparedData, folder: str) -> WorkerJob:
@@ -117,8 +131,12 @@ def _begin() -> None:
 
 
 def _ours(job: WorkerJob, turn: Turn) -> None:
-    """A run as it is, which asks for its turn before each step."""
     _begin()
+    run_in_turns(job, turn)
+
+
+def run_in_turns(job: WorkerJob, turn: Turn) -> None:
+    """A rank of a run as it is, which asks for its turn before each step; its process group must exist."""
     worker = worker_of(job)
     step = worker.step
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.benchmark.memory import measured, peak_bytes
+from ecgmoe.benchmark.ranks import join_group
 from ecgmoe.config import RunConfig
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.training.config import TrainingConfig
@@ -107,13 +108,9 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def _rank(rank: int, folder: str, config: RunConfig) -> dict[str, Any]:
-    world = config.training.num_workers
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
-    import torch
+    join_group(rank, config.training.num_workers, folder)
     import torch.distributed as dist
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     # A small model first, so that what libraries load and compile when they are first used is not counted.
     small = tuple(replace(each, size="tiny") for each in config.backbones)
     _train(replace(config, backbones=small, model=ModelConfig(width=16)))

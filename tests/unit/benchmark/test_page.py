@@ -83,6 +83,14 @@ def test_what_was_not_run_follows_from_the_results(tmp_path: Path) -> None:
         text = (tmp_path / "benchmark.md").read_text()
         assert (told in text) == missing
         assert "**Not run**: scaling over GPUs" in text
+    share = {"median": 1.8, "low": 1.7, "high": 1.9, "ratios": [1.8]}
+    workers = {"2": {"ms_per_step": 50.0, "times_as_fast": share}}
+    scaling = {"stage": "scaling", "machine": MACHINE, "preset": "base", "records_per_step": 64, "workers": workers}
+    write(tmp_path, "scaling.json", {**scaling, "device": "cuda", "ms_per_step": 90.0})
+    write_page(str(tmp_path))
+    text = (tmp_path / "benchmark.md").read_text()
+    assert "**Not run**" not in text
+    assert "preset base, one GPU each | 2 workers: 50 ms | one worker: 90 ms | 1.80 (1.70 to 1.90) |" in text
 
 
 def test_the_memory_of_a_stage_where_it_was_watched(tmp_path: Path) -> None:

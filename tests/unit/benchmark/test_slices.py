@@ -33,6 +33,18 @@ def busy(folder: Path, name: str, turn: Turn) -> None:
             file.write(f"{begun} {time.monotonic()}\n")
 
 
+def waits_for_another(folder: Path, name: str, turn: Turn) -> None:
+    """What a way starts itself, which outlives it if nobody ends it."""
+    multiprocessing.get_context("spawn").Process(target=busy, args=(folder, name, _no_turn)).start()
+    while True:
+        turn()
+        time.sleep(STEP_S)
+
+
+def _no_turn() -> None:
+    """Of a process that is not asked."""
+
+
 def ends(turn: Turn) -> None:
     for _ in range(4):
         turn()
@@ -52,6 +64,20 @@ def test_one_at_a_time_with_all_its_threads(tmp_path: Path) -> None:
         inside = [at for begin, end in steps for at in times if begin + STEP_S / 2 < at < end]
         assert not inside, f"{other} ran in {len(inside)} places while it was the turn of {name}"
         assert len(times) > 50
+
+
+def test_what_a_way_has_started_stands_still_with_it_and_ends(tmp_path: Path) -> None:
+    sliced([partial(waits_for_another, tmp_path, "child"), partial(busy, tmp_path, "other")], 8, steps=4, warm_up=20)
+    steps = [[float(each) for each in line.split()] for line in (tmp_path / "other-steps").read_text().splitlines()][
+        20:
+    ]
+    times = [float(line) for line in (tmp_path / "child-thread").read_text().split()]
+    assert len(times) > 50
+    inside = [at for begin, end in steps for at in times if begin + STEP_S / 2 < at < end]
+    assert not inside
+    size = (tmp_path / "child-thread").stat().st_size
+    time.sleep(0.1)
+    assert (tmp_path / "child-thread").stat().st_size == size
 
 
 def test_one_that_ends_too_soon() -> None:
