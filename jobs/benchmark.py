@@ -1,28 +1,28 @@
 """Measure the stages on this machine. Prints JSON; --out keeps it.
 
-prepare: records per second on one and two workers, beside the sum of its parts
-parts: records per second of reading and of R peaks, beside bare wfdb and neurokit2
-embed: records per second of each backbone, beside bare PyTorch loops over the same batches
-loader: records per second of training batches, beside a torch DataLoader that reads the WFDB files on the fly
-training: time of a training step, beside a bare DeepSpeed loop over batches in memory
-scaling: time of a training step of the same records on one worker and on more
-checkpoint: seconds to save and load a checkpoint of training, beside torch.save and torch.load of the same tensors
-memory: resident memory of a training step at each ZeRO stage on two workers, beside the prediction
-inference: time per ECG of all tasks in one pass, beside the paper's multi-task baseline and five single-task copies
-predict: records per second of a trained model on prepared data, beside a bare loop of passes; seconds of an evaluation
-trained: the same as inference, of two trained models on real records
-export: a whole prediction by the model, its inference form, torch.export and ONNX; adapters merged beside apart
-attribution: by how much the parts of leads and moments miss the change of a prediction, and maps of shuffled weights
-serving: requests per second and times of a server with good and bad requests from 1 to 64 clients, and its memory
-variants: parameters, FLOPs and activation memory of ECG-MoE and of what it is compared with
-scale: so many simulated ECGs through prepare: disk and memory
-index: tables of so many studies: the driver's memory
-start: seconds of `import ecgmoe` and of the help of every job
-page: one page (Markdown, JSON, SVG) of all the STAGE.json in the folder --out
-labevents: a generated laboratory table of so many rows
-costs: time of a pass and of a training step against records, beats, leads, tasks and backbones
-traffic: bytes that 1 to 256 GPUs send in a training step of --preset, on paper, and those of two real workers
-roofline: FLOPs, bytes and measured peaks of a GPU beside embed and a training step of each backbone, and their memory
+- prepare: records per second on one and two workers, beside the sum of its parts
+- parts: records per second of reading and of R peaks, beside bare wfdb and neurokit2
+- embed: records per second of each backbone, beside bare PyTorch loops over the same batches
+- loader: records per second of training batches, beside a torch DataLoader that reads the WFDB files on the fly
+- training: time of a training step, beside a bare DeepSpeed loop over batches in memory
+- scaling: time of a training step of the same records on one worker and on more
+- checkpoint: seconds to save and load a checkpoint of training, beside torch.save and torch.load of the same tensors
+- memory: resident memory of a training step at each ZeRO stage on two workers, beside the prediction
+- inference: time per ECG of all tasks in one pass, beside the paper's multi-task baseline and five single-task copies
+- predict: records per second of a trained model on prepared data, beside a bare loop of passes; seconds of an evaluation
+- trained: the same as inference, of two trained models on real records
+- export: a whole prediction by the model, its inference form, torch.export and ONNX; adapters merged beside apart
+- attribution: by how much the parts of leads and moments miss the change of a prediction, and maps of shuffled weights
+- serving: requests per second and times of a server with good and bad requests from 1 to 64 clients, and its memory
+- variants: parameters, FLOPs and activation memory of ECG-MoE and of what it is compared with
+- scale: so many simulated ECGs through prepare: disk and memory
+- index: tables of so many studies: the driver's memory
+- start: seconds of `import ecgmoe` and of the help of every job
+- page: one page (Markdown, JSON, SVG) of all the STAGE.json in the folder --out
+- labevents: a generated laboratory table of so many rows
+- costs: time of a pass and of a training step against records, beats, leads, tasks and backbones
+- traffic: bytes that 1 to 256 GPUs send in a training step of --preset, on paper, and those of two real workers
+- roofline: FLOPs, bytes and measured peaks of a GPU beside embed and a training step of each backbone, and their memory
 """
 
 from __future__ import annotations
