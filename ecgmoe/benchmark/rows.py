@@ -83,6 +83,13 @@ def _scaling(result: Mapping[str, Any]) -> Iterator[Row]:
             beside=f"one worker: {result['ms_per_step']:.0f} ms",
             ratio=_ratio(found["times_as_fast"]),
         )
+        yield Row(
+            stage="scaling",
+            what=f"the same, beside runs that share the machine and wait for nobody, preset {result['preset']}",
+            ours=f"{count} workers: {found['ms_per_step']:.0f} ms",
+            beside=f"{count} runs of a share each: {found['apart_ms_per_step']:.0f} ms",
+            ratio=_ratio(found["apart_share"]),
+        )
 
 
 def _checkpoint(result: Mapping[str, Any]) -> Iterator[Row]:

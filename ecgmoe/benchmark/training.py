@@ -132,12 +132,11 @@ def _begin() -> None:
 
 def _ours(job: WorkerJob, turn: Turn) -> None:
     _begin()
-    run_in_turns(job, turn)
+    run_in_turns(worker_of(job), turn)
 
 
-def run_in_turns(job: WorkerJob, turn: Turn) -> None:
-    """A rank of a run as it is, which asks for its turn before each step; its process group must exist."""
-    worker = worker_of(job)
+def run_in_turns(worker: Any, turn: Turn) -> None:
+    """A rank of a run as it is, which asks for its turn before each step."""
     step = worker.step
 
     def asks(batch: ECGBatch, whole: GlobalBatch) -> dict[str, torch.Tensor]:

@@ -28,10 +28,11 @@ def test_one_worker_and_two(tmp_path: Path) -> None:
     assert found["device"] == "cpu"
     assert found["ms_per_step"] > 0
     assert two["ms_per_step"] > 0
-    assert len(two["times_as_fast"]["ratios"]) == 6
+    assert two["apart_ms_per_step"] > 0
+    assert [len(two[name]["ratios"]) for name in ("times_as_fast", "apart_share")] == [6, 6]
     # Two on one machine cannot be more than twice as fast; slices on a busy machine may differ by half.
     assert 0.1 < two["times_as_fast"]["median"] < 3
-    assert [row.stage for row in rows_of({"stage": "scaling", **found})] == ["scaling"]
+    assert [row.stage for row in rows_of({"stage": "scaling", **found})] == ["scaling"] * 2
     few = replace(config, training=replace(config.training, global_batch=64))
     with pytest.raises(ValueError, match="steps in an epoch and 36 are measured: give more records"):
         scaling_benchmark(str(data), few, preset="small", pairs=6)

@@ -84,7 +84,7 @@ def test_what_was_not_run_follows_from_the_results(tmp_path: Path) -> None:
         assert (told in text) == missing
         assert "**Not run**: scaling over GPUs" in text
     share = {"median": 1.8, "low": 1.7, "high": 1.9, "ratios": [1.8]}
-    workers = {"2": {"ms_per_step": 50.0, "times_as_fast": share}}
+    workers = {"2": {"ms_per_step": 50.0, "times_as_fast": share, "apart_ms_per_step": 45.0, "apart_share": share}}
     scaling = {"stage": "scaling", "machine": MACHINE, "preset": "base", "records_per_step": 64, "workers": workers}
     write(tmp_path, "scaling.json", {**scaling, "device": "cuda", "ms_per_step": 90.0})
     write_page(str(tmp_path))
