@@ -50,11 +50,12 @@ def rows_of(result: Mapping[str, Any]) -> list[Row]:
 
 
 def _loader(result: Mapping[str, Any]) -> Iterator[Row]:
+    stored = "not compressed" if result["compression"] == "none" else result["compression"]
     for name, peer in result["on_the_fly"].items():
         workers = name.partition("_")[0]
         yield Row(
             stage="loader",
-            what=f"batches of {result['batch']} of {result['records']:,} prepared ECGs, {result['compression']}",
+            what=f"batches of {result['batch']} of {result['records']:,} prepared ECGs, {stored}",
             ours=f"{result['records_per_second']:,.0f} records/s",
             beside=f"torch DataLoader that reads WFDB, {workers} processes: {peer['records_per_second']:,.0f} records/s",
             ratio=_ratio(peer["times_as_fast"]),
