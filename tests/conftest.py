@@ -27,22 +27,31 @@ SHARED = REPOSITORY.parent / "shared"
 
 NICE = 19
 """Ray's workers have 15."""
+FIRST = ("ray", "timing")
+"""Marks of tests of the process that does not stand back."""
 
 
 class OneRay(LoadFileScheduling):
     """Two processes run files side by side, but all files with tests of Ray are one's: two Rays on two cores starve.
+
+    Tests that compare times are that one's too, since the other process stands back behind it.
 
     Groups of pytest-xdist would say so too, but 3.8 hangs their names on what pytest 9.2 does not read any more.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         path = super()._split_scope(nodeid)
-        return "ray" if _starts_ray(path) else path
+        return "first" if _comes_first(path) else path
 
 
 @cache
-def _starts_ray(path: str) -> bool:
-    return "pytest.mark.ray" in (REPOSITORY / path).read_text()
+def _comes_first(path: str) -> bool:
+    text = (REPOSITORY / path).read_text()
+    return any(f"pytest.mark.{mark}" in text for mark in FIRST)
+
+
+def _is_first(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(mark) for mark in FIRST)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
@@ -52,13 +61,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests of Ray take longest, and Ray's own workers stand back behind everything else: the other process does more so."""
-    if BESIDE_ANOTHER and item.get_closest_marker("ray") is None and os.nice(0) < NICE:
+    if BESIDE_ANOTHER and not _is_first(item) and os.nice(0) < NICE:
         os.nice(NICE - os.nice(0))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    items.sort(key=lambda item: not _is_first(item))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from ecgmoe.backbones.config import BackboneConfig
 from prepared_examples import embed_here, simulated_and_prepared
 from slow_reading import said_about_waits
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.timing]
 
 
 @pytest.fixture(scope="module")
