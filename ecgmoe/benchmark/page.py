@@ -65,7 +65,7 @@ def _lines(found: Mapping[str, tuple[dict[str, Any], list[Row], str]], rows: lis
     lines += [
         "Ours and what stands beside it take turns on one machine; a ratio is the median over these pairs with its 95 % "
         "interval, above 1 where ours is better. Encoders start from random weights unless a model folder is named.",
-        _not_run([result for result, *_ in found.values()]),
+        *_not_run([result for result, *_ in found.values()]),
         "",
         markdown_rows(
             [
@@ -93,11 +93,11 @@ _ON_GPUS = {
 }
 
 
-def _not_run(results: list[dict[str, Any]]) -> str:
-    """What needs GPUs and is not among the results; nothing where all is."""
+def _not_run(results: list[dict[str, Any]]) -> list[str]:
+    """A line on what needs GPUs and is not among the results; none where all is."""
     on_gpus = {each["stage"] for each in results if each.get("device") == "cuda"}
     missing = [what for stage, what in _ON_GPUS.items() if stage not in on_gpus]
-    return f"**Not run**: {'; '.join(missing)}." if missing else ""
+    return [f"**Not run**: {'; '.join(missing)}."] if missing else []
 
 
 def _memory(result: Mapping[str, Any]) -> str:

@@ -68,9 +68,8 @@ def test_one_at_a_time_with_all_its_threads(tmp_path: Path) -> None:
 
 def test_what_a_way_has_started_stands_still_with_it_and_ends(tmp_path: Path) -> None:
     sliced([partial(waits_for_another, tmp_path, "child"), partial(busy, tmp_path, "other")], 8, steps=4, warm_up=20)
-    steps = [[float(each) for each in line.split()] for line in (tmp_path / "other-steps").read_text().splitlines()][
-        20:
-    ]
+    lines = [line.split() for line in (tmp_path / "other-steps").read_text().splitlines()]
+    steps = [(float(begin), float(end)) for begin, end in lines][20:]
     times = [float(line) for line in (tmp_path / "child-thread").read_text().split()]
     assert len(times) > 50
     inside = [at for begin, end in steps for at in times if begin + STEP_S / 2 < at < end]
