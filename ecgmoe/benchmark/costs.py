@@ -4,7 +4,8 @@
     training  forward and backward of the composite loss, as the configuration trains: features of cached backbones come with
               the batch, and no optimiser or other rank takes part
 
-Both on one thread of one process, on noise. Weights are as initialised: they do not change how long a pass takes.
+Both on one thread of one process, with the allocator of predict, on noise. Weights are as initialised: they do not change how
+long a pass takes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ecgmoe.allocator import keep_freed_memory
 from ecgmoe.benchmark.inference import fresh_model
 from ecgmoe.benchmark.paired import interleaved, ratio
 from ecgmoe.benchmark.variants import neutral_statistics, noise
@@ -80,6 +82,7 @@ def costs_benchmark(
         ValueError: fewer than six pairs.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()
     group_of_one()
     sweeps = {
         "records": [_point(f"{n}", n, config, noise(n)) for n in batches],

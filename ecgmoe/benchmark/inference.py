@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ecgmoe.allocator import keep_freed_memory
 from ecgmoe.benchmark.paired import interleaved, ratio
 from ecgmoe.benchmark.variants import neutral_statistics, noise
 from ecgmoe.config import RunConfig
@@ -38,6 +39,7 @@ def inference_benchmark(config: RunConfig, *, batches: tuple[int, ...] = (1, 32)
         (`Ratio`).
     """
     torch.set_num_threads(1)
+    keep_freed_memory()
     models = {name: models_of(config, name) for name in (ECG_MOE, BASELINE, COPIES)}
     result: dict[str, Any] = {
         "tasks": list(config.tasks),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ecgmoe.allocator import keep_freed_memory
 from ecgmoe.benchmark.paired import interleaved, ratio
 from ecgmoe.inference.predictor import Predictor
 from ecgmoe.model.batch import ECGBatch
@@ -41,6 +42,7 @@ def trained_benchmark(model: str, peer: str, data: str, *, pairs: int = 10) -> d
         for which each backbone was computed.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()
     models = [Predictor(each, torch.device("cpu"), untrained=True) for each in (model, peer)]
     prepared = PreparedData(data)
     labels = prepared.labels()

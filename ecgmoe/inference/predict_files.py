@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import ecgmoe
+from ecgmoe.allocator import keep_freed_memory
 from ecgmoe.config_tools import to_dict
 from ecgmoe.ecg.quality_policy import QualityPolicy
 from ecgmoe.ecg.read import UsableRecord, read_usable
@@ -68,6 +69,7 @@ class PredictFiles:
             require_here(root)
         require_here(model)
         require_here(parts, PLAN)
+        keep_freed_memory()
         self.predictor, self.version = Predictor(model), version
         self.policy, self.reader, self.parts = policy, reader, Store(parts)
 

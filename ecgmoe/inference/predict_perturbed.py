@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from ecgmoe.allocator import keep_freed_memory
 from ecgmoe.config_tools import differing_keys
 from ecgmoe.ecg.beats import detect_r_peaks, median_rr_ms
 from ecgmoe.ecg.perturb import CLEAN, PERTURB_VERSION, Condition, perturb
@@ -60,6 +61,7 @@ class PredictPerturbedShard:
         for folder in (*models.values(), data):
             require_here(folder)
         require_here(out, PLAN)
+        keep_freed_memory()
         # As the models say it, as in `PredictShard`.
         self.predictors = {run: Predictor(folder, calibrated=False, untrained=True) for run, folder in models.items()}
         self.data, self.out = PreparedData(data), Store(out)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ecgmoe.allocator import keep_freed_memory
 from ecgmoe.evaluation.columns import routing_column
 from ecgmoe.evaluation.predictions import prediction_table
 from ecgmoe.inference.predictor import Predictor
@@ -24,6 +25,7 @@ class PredictShard:
     def __init__(self, model: str, data: str) -> None:
         require_here(model)
         require_here(data)
+        keep_freed_memory()
         # As the model says it: what calibration is worth is measured on these.
         self.predictor = Predictor(model, calibrated=False, untrained=True)
         self.data = PreparedData(data)

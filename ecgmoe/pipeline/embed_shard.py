@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from ecgmoe.allocator import keep_freed_memory
 from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.backbones.registry import build
 from ecgmoe.backbones.signal import to_millivolt
@@ -57,6 +58,7 @@ class EncodeShard:
         precision: str,
         gpu_share: float,
     ) -> None:
+        keep_freed_memory()
         self.store, self.batch_size, self.precision = Store(data), batch_size, precision
         self.device = torch.device("cuda" if gpu_share else "cpu")
         if 0 < gpu_share < 1:
