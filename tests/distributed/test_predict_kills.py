@@ -17,7 +17,7 @@ from ecgmoe.ecg.simulate import SimulationConfig, simulate
 from ecgmoe.inference.predict_files import write_predictions
 from ecgmoe.inference.record_table import REASON
 from ecgmoe.pipeline.ray_data import connect
-from jobs import Running, running
+from jobs import Running, kill_what_stays, running
 from jobs_here import job_here
 from predict_examples import calibrated_model, without_ray
 
@@ -54,9 +54,7 @@ def killed_and_continued(folder: Path, model: str, table: Path, after: int) -> t
         run_until(run, folder, blocks=after)
         run.process.kill()
         run.wait()
-        # Actors follow their driver by themselves; two small agents of Ray would stay.
-        for each in psutil.wait_procs(mine, timeout=1)[1]:
-            each.kill()
+        kill_what_stays(mine, 1)
     assert not out.exists(), "predict was done before the kill: give it more records"
     connect(num_cpus=2)
     said = job_here("predict", *options)

@@ -7,11 +7,10 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import psutil
 import pytest
 from mlflow import MlflowClient
 
-from jobs import REPOSITORY, Running, running
+from jobs import REPOSITORY, Running, kill_what_stays, running
 from prepared_examples import simulated_and_prepared
 
 pytestmark = [pytest.mark.distributed, pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(3600)]
@@ -41,9 +40,7 @@ def test_twelve_trials_survive_a_kill_and_repeat_nothing(tmp_path: Path) -> None
         mine = first.descendants("")
         first.process.kill()
         first.wait()
-        # Actors follow their driver by themselves; two small agents of Ray would stay.
-        for each in psutil.wait_procs(mine, timeout=20)[1]:
-            each.kill()
+        kill_what_stays(mine, 20)
     before = models(tmp_path)
     assert before
     with search(tmp_path, "again.log") as again:

@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -89,9 +89,17 @@ def running(
         yield Running(process, log)
     finally:
         children = started.children(recursive=True) if started.is_running() else []
-        for each in [*children, started]:
-            try:
-                each.kill()
-            except psutil.Error:
-                continue
+        kill([*children, started])
         process.wait(30)
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """Kill these; one that ends by itself just then is as good."""
+    for each in processes:
+        with suppress(psutil.Error):
+            each.kill()
+
+
+def kill_what_stays(processes: list[psutil.Process], timeout: float) -> None:
+    """Of a job that was killed: its actors follow it by themselves, two small agents of Ray stay."""
+    kill(psutil.wait_procs(processes, timeout)[1])

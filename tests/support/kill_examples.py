@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from jobs import Running, running
+from jobs import Running, kill_what_stays, running
 
 WORKER = "RayTrainWorker"
 LOG_EVERY_STEP = ("--training.log-every", "1")
@@ -97,11 +97,10 @@ def _end(process: Running, kind: str, generator: np.random.Generator) -> None:
     elif kind == "driver":
         ray = process.descendants("ray::")
         process.process.kill()
-        # What holds the model and the data follows its driver by itself; two small agents of Ray stay.
+        # What holds the model and the data follows its driver.
         _, alive = psutil.wait_procs(workers, timeout=60)
         assert not alive
-        for each in psutil.wait_procs(ray, timeout=1)[1]:
-            each.kill()
+        kill_what_stays(ray, 1)
     else:
         victim = workers[int(generator.integers(len(workers)))]
         victim.send_signal(signal.SIGSTOP if kind == "hang" else signal.SIGKILL)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from jobs import REPOSITORY
+from jobs import REPOSITORY, kill
 
 RAY = str(Path(sys.executable).parent / "ray")
 MARK = "ECGMOE_TEST_NODE"
@@ -56,11 +56,7 @@ class Node:
     def cut_power(self) -> None:
         """Kill all its processes at once, as a machine that loses its power."""
         while alive := self.processes():
-            for each in alive:
-                try:
-                    each.kill()
-                except psutil.NoSuchProcess:
-                    continue
+            kill(alive)
             psutil.wait_procs(alive, timeout=5)
         self.process.wait(30)
 
