@@ -66,6 +66,16 @@ def test_what_was_reached_and_what_was_missed(tmp_path: Path) -> None:
     assert "different machines, versions or revisions" in (tmp_path / "benchmark.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(-3.0, 8.0, "reached"), (11.0, 30.0, "MISSED"), (-3.0, 30.0, "not shown")]
+)
+def test_an_aim_in_milliseconds(tmp_path: Path, low: float, high: float, verdict: str) -> None:
+    longer = {"median": 5.0, "low": low, "high": high}
+    write(tmp_path, "tiny.json", training(0.97) | {"preset": "tiny", "longer_ms": longer})
+    (row,) = write_page(str(tmp_path))["rows"]
+    assert row["verdict"] == f"{verdict} (5.0 ms longer, {low:.1f} to {high:.1f}; at most 10)"
+
+
 def test_what_was_not_run_follows_from_the_results(tmp_path: Path) -> None:
     roofline: dict[str, Any] = {
         "stage": "roofline",
