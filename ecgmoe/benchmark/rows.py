@@ -137,11 +137,14 @@ def _inference(result: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _trained(result: Mapping[str, Any]) -> Iterator[Row]:
+    shares = result["computed"]["model"]
+    # Two models of one configuration differ in what their gates have learnt to choose.
+    computed = ", ".join(f"{name} of {share:.0%}" for name, share in shares.items() if share >= 0.005)
     for records, found in _batches(result):
         yield Row(
             stage="trained",
             what=f"all tasks, {records} at once, two trained models on real records",
-            ours=f"{found['ms_per_record']['model']:.1f} ms per ECG",
+            ours=f"{found['ms_per_record']['model']:.1f} ms per ECG; {computed}",
             beside=f"the peer: {found['ms_per_record']['peer']:.1f} ms",
             ratio=_ratio(found["times_as_long"]),
             aim=1.4,
