@@ -7,12 +7,14 @@ import sys
 import pytest
 
 from ecgmoe.allocator import keep_freed_memory
+from ecgmoe.pipeline.embed_shard import EncodeShard
 
 TIMES, MEGABYTES, PAGE = 8, 40, 4096
 COUNT = f"""
 import resource
 import torch
 from ecgmoe.allocator import keep_freed_memory
+from ecgmoe.pipeline.embed_shard import EncodeShard
 {{first}}
 
 def faults(times):
@@ -48,3 +50,10 @@ def test_a_system_without_glibc_changes_nothing(monkeypatch):
 
     monkeypatch.setattr("ctypes.CDLL", Nothing)
     assert keep_freed_memory() is False
+
+
+def test_an_actor_that_encodes_keeps_it(monkeypatch):
+    called = []
+    monkeypatch.setattr("ecgmoe.pipeline.embed_shard.keep_freed_memory", lambda: called.append(True))
+    EncodeShard("data", [], batch_size=32, precision="fp32", gpu_share=0.0)
+    assert called
