@@ -4,7 +4,8 @@ Ours is what one actor of Ray Data does, called in this process: Ray's own start
 reads and decodes the records, passes them through the model in batches, and makes a table of predictions in their units with
 labels and routing. With the folder of the recordings, an actor of `jobs/predict.py` is measured too, which reads them from
 there, judges them, finds their R peaks and writes more columns. The bare loop is the model of `from_pretrained` over the very
-batches of the split, in memory from the start, and nothing else. All in one thread.
+batches of the split, in memory from the start, and nothing else. All in one thread of one process, which keeps freed memory
+as an actor does.
 """
 
 from __future__ import annotations

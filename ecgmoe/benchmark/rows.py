@@ -39,12 +39,16 @@ class Row:
         """Whether the whole interval reaches the aim, a part of it, or none."""
         if self.longer_ms is not None and self.most_ms is not None:
             median, low, high = self.longer_ms
-            shown = "reached" if high <= self.most_ms else "MISSED" if low > self.most_ms else "not shown"
+            shown = _shown(reached=high <= self.most_ms, missed=low > self.most_ms)
             return f"{shown} ({median:.1f} ms longer, {low:.1f} to {high:.1f}; at most {self.most_ms:g})"
         if self.aim is None or self.ratio is None:
             return ""
-        shown = "reached" if self.ratio.low >= self.aim else "MISSED" if self.ratio.high < self.aim else "not shown"
+        shown = _shown(reached=self.ratio.low >= self.aim, missed=self.ratio.high < self.aim)
         return f"{shown} (at least {self.aim:g})"
+
+
+def _shown(*, reached: bool, missed: bool) -> str:
+    return "reached" if reached else "MISSED" if missed else "not shown"
 
 
 def rows_of(result: Mapping[str, Any]) -> list[Row]:

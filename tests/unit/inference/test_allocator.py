@@ -14,7 +14,6 @@ COUNT = f"""
 import resource
 import torch
 from ecgmoe.allocator import keep_freed_memory
-from ecgmoe.pipeline.embed_shard import EncodeShard
 {{first}}
 
 def faults(times):
@@ -36,24 +35,24 @@ def page_faults(first: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is what it is about")
-def test_freed_memory_is_taken_again_instead_of_being_cleared_anew():
+def test_freed_memory_is_taken_again_instead_of_being_cleared_anew() -> None:
     pages = TIMES * (MEGABYTES << 20) // PAGE
     assert page_faults("keep_freed_memory()") < pages / 100
     # Or the test would show nothing: above 32 MB, glibc as it comes always asks the kernel.
     assert page_faults("") > pages / 10
 
 
-def test_a_system_without_glibc_changes_nothing(monkeypatch):
+def test_a_system_without_glibc_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     class Nothing:
-        def __init__(self, name):
+        def __init__(self, name: None) -> None:
             pass
 
     monkeypatch.setattr("ctypes.CDLL", Nothing)
     assert keep_freed_memory() is False
 
 
-def test_an_actor_that_encodes_keeps_it(monkeypatch):
-    called = []
+def test_an_actor_that_encodes_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[bool] = []
     monkeypatch.setattr("ecgmoe.pipeline.embed_shard.keep_freed_memory", lambda: called.append(True))
     EncodeShard("data", [], batch_size=32, precision="fp32", gpu_share=0.0)
     assert called
