@@ -55,6 +55,11 @@ class RunConfig:
             "choose fewer, or 0 for all",
         )
         require(
+            not self.loss.backbone_cost_weight or bool(self.model.backbones_per_record),
+            f"backbone_cost_weight {self.loss.backbone_cost_weight} where every record takes all backbones: set "
+            "model.backbones_per_record, or the weight to 0",
+        )
+        require(
             not self.loss.load_balance_weight or self.model.gates_learn,
             f"load_balance_weight {self.loss.load_balance_weight} without a gate over experts that could learn it: set it to 0",
         )

@@ -30,7 +30,7 @@ def _multi_model_path_alone(config: RunConfig) -> RunConfig:
 
 
 def _periodic_path_alone(config: RunConfig) -> RunConfig:
-    without = _without_contrast(config)
+    without = _without_contrast(_without_cost(config))
     model = replace(config.model, paths="periodic", late_backbones=(), backbones_per_record=0)
     return replace(without, backbones=(), model=model)
 
@@ -39,11 +39,15 @@ def _without_balance(config: RunConfig) -> RunConfig:
     return replace(config, loss=replace(config.loss, load_balance_weight=0.0))
 
 
+def _without_cost(config: RunConfig) -> RunConfig:
+    return replace(config, loss=replace(config.loss, backbone_cost_weight=0.0))
+
+
 def _mixture(name: str, *, gated: bool = False) -> Variant:
     # These see no beats, and so not the detector's intervals either; without a gate there is no load to balance.
     return lambda config: _model(
         mixture=name, paths="multi_model", late_rr=False, gate_temperature=1.0, backbones_per_record=0
-    )(_without_contrast(config if gated else _without_balance(config)))
+    )(_without_cost(_without_contrast(config if gated else _without_balance(config))))
 
 
 def _ungated(config: RunConfig) -> RunConfig:

@@ -192,7 +192,7 @@ def travels_of(config: RunConfig) -> Travels:
         small=tuple(each.numel() for each in model.parameters() if each.numel() <= PERSISTENT),
         width=config.model.width if loss.contrastive_weight else 0,
         experts=len(config.model.expert_names) if loss.load_balance_weight else 0,
-        losses=tasks + bool(loss.contrastive_weight) + bool(loss.load_balance_weight),
+        losses=tasks + sum(map(bool, (loss.contrastive_weight, loss.load_balance_weight, loss.backbone_cost_weight))),
         record_bytes=SIGNAL_BYTES + features,
     )
 

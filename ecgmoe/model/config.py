@@ -155,6 +155,8 @@ class LossConfig:
         temperature: of InfoNCE.
         load_balance_weight: of a term that keeps experts from falling idle (Shazeer et al., arXiv 1701.06538): the squared
             coefficient of variation of their use over the global batch; 0 leaves it out.
+        backbone_cost_weight: of a term that makes the gate over the backbones prefer cheap ones where each record takes some
+            alone (`backbones_per_record`): the FLOPs that its preferences amount to, equal ones being 1; 0 leaves it out.
         class_balance: exponent b of the class weights n_c^-b in the cross-entropy of multiclass tasks, scaled to a
             mean of 1 over the training records; 0 weighs every record alike.
     """
@@ -164,6 +166,7 @@ class LossConfig:
     contrastive_weight: float = 0.1
     temperature: float = 0.1
     load_balance_weight: float = 0.0
+    backbone_cost_weight: float = 0.0
     class_balance: float = 0.0
 
     def __post_init__(self) -> None:
@@ -177,5 +180,6 @@ class LossConfig:
         )
         require(self.contrastive_weight >= 0, f"contrastive_weight must be >= 0, got {self.contrastive_weight}")
         require(self.load_balance_weight >= 0, f"load_balance_weight must be >= 0, got {self.load_balance_weight}")
+        require(self.backbone_cost_weight >= 0, f"backbone_cost_weight must be >= 0, got {self.backbone_cost_weight}")
         require(self.temperature > 0, f"temperature must be > 0, got {self.temperature}")
         require(0 <= self.class_balance <= 1, f"class_balance must be in [0, 1], got {self.class_balance}")

@@ -41,12 +41,15 @@ class Routing:
         paths: alpha_m and alpha_p of Eq. 4, (B, P, 2); None where there is one path alone.
         backbones: alpha over the backbones inside F_m, (B, P, K), 0 for those that a record is not fused with; None without it.
         beats: attention over the beats of each expert, (B, P, E, N + 1), "no beat" last; None without periodic path.
+        preference: of the gate over the backbones among those that a record chooses of (`choosable`), (B, choosable); None
+            where it takes all, and outside of training.
     """
 
     experts: Tensor | None
     paths: Tensor | None
     backbones: Tensor | None
     beats: Tensor | None
+    preference: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +186,7 @@ class ECGMoE(nn.Module):
         if with_backbones and not some:
             features = {name: self._features(name, batch, x_BCT) for name in self.backbone_names}
 
-        F_m = alpha_k = F_periodic = g = attention = alpha = None
+        F_m = alpha_k = F_periodic = g = attention = alpha = preference = None
         if self.mixture is not None:
             fused, g = self.mixture(self.multi_model.tokens(features), own)
         else:
@@ -192,7 +195,7 @@ class ECGMoE(nn.Module):
             if with_backbones:
                 alpha_k, taken = torch.ones_like(conditioning[..., :1]), None
                 if several:
-                    alpha_k, taken = self._backbone_weights(x_bar, conditioning)
+                    alpha_k, taken, preference = self._backbone_weights(x_bar, conditioning)
                 if some and taken is not None:
                     features, F_m = self._chosen(batch, x_BCT, taken)
                 else:
@@ -231,7 +234,7 @@ class ECGMoE(nn.Module):
         return Output(
             predictions={task.name: torch.stack([each[task.name] for each in opinions]).mean(0) for task in tasks},
             opinions=tuple(opinions),
-            routing=Routing(experts=g, paths=alpha, backbones=alpha_k, beats=attention),
+            routing=Routing(experts=g, paths=alpha, backbones=alpha_k, beats=attention, preference=preference),
             contrast=contrast,
             # A copy: under ZeRO 3 the parameter itself is empty once the forward pass is over.
             log_variance=None if self.log_variance is None else self.log_variance.clone(),
@@ -295,6 +298,11 @@ class ECGMoE(nn.Module):
         """The backbones that run in the graph, by name, in the order of the configuration."""
         return {name: self.backbones[name] for name in self.backbone_names if name in self.backbones}  # type: ignore[misc]
 
+    @property
+    def choosable(self) -> tuple[str, ...]:
+        """The backbones among which `backbones_per_record` chooses."""
+        return tuple(name for name in self.backbone_names if name not in self.config.late_backbones)
+
     def _features(self, name: str, batch: ECGBatch, x_BCT: Tensor, rows: Tensor | None = None) -> Tensor:
         """Tokens of one backbone, computed or from the batch, of all records or of those at `rows`."""
         if name in self.backbones:
@@ -302,15 +310,18 @@ class ECGMoE(nn.Module):
         found = batch.features[name].to(x_BCT.dtype)
         return found if rows is None else found[rows]
 
-    def _backbone_weights(self, x_bar: Tensor, conditioning: Tensor) -> tuple[Tensor, Tensor | None]:
-        """alpha_k (B, P, K) of the tasks in `conditioning`, and which backbones each record takes, (B, K); None where all."""
+    def _backbone_weights(self, x_bar: Tensor, conditioning: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """alpha_k (B, P, K) of the tasks in `conditioning`; which backbones each record takes, (B, K), and the preference of
+        `Routing`, both None where it takes all."""
         if not self.config.backbones_per_record:
-            return self.backbone_gate(conditioning), None
+            return self.backbone_gate(conditioning), None, None
         # By all tasks, so that what one predicts does not depend on which others are asked for.
         every = self.conditioning(x_bar, slice(None))
         always = [self.backbone_names.index(name) for name in self.config.late_backbones]
         taken = self.backbone_gate.most_weighed(every, self.config.backbones_per_record, always)
-        return self.backbone_gate(conditioning, taken), taken
+        among = [self.backbone_names.index(name) for name in self.choosable]
+        preference = self.backbone_gate.preference(every, among) if self.training else None
+        return self.backbone_gate(conditioning, taken), taken, preference
 
     def _chosen(self, batch: ECGBatch, x_BCT: Tensor, taken: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Tokens of the backbones that every record takes, and F_m (B, K, D) with zeros where a record does not take one."""

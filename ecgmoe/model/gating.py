@@ -57,6 +57,10 @@ class FusionGate(nn.Module):
             logits = logits.masked_fill(~taken_BK[:, None], -torch.inf)
         return logits.softmax(-1)
 
+    def preference(self, conditioning_BPX: Tensor, among: Sequence[int]) -> Tensor:
+        """Weights over the choices at these positions as if there were no others, mean over the tasks: (B, len(among))."""
+        return self.network(conditioning_BPX)[..., list(among)].float().softmax(-1).mean(1)
+
     @torch.no_grad()
     def most_weighed(self, conditioning_BPX: Tensor, count: int, always: Sequence[int] = ()) -> Tensor:
         """Which choices each record takes, bool (B, K): `always` these positions, and `count` of the others, those with the

@@ -87,6 +87,18 @@ def load_imbalance(load_E: Tensor) -> Tensor:
     return len(load_E) * (load_E - 1 / len(load_E)).square().sum()
 
 
+def expected_cost_sum(preference_BK: Tensor, cost_K: Tensor) -> Tensor:
+    """Cost of the backbones that each record would choose if the gate drew one by its preference, summed over the records.
+
+    What is chosen is the most preferred, through which no gradient goes; preferring cheap ones makes them the most preferred.
+
+    Args:
+        preference_BK: of the gate over the backbones, with sums of 1.
+        cost_K: of each backbone; with a mean of 1, so that a record without preferences counts 1.
+    """
+    return (preference_BK * cost_K).sum()
+
+
 def task_losses(
     output: Output, batch: ECGBatch, tasks: Sequence[Task], statistics: TrainingStatistics, totals: Mapping[str, float]
 ) -> dict[str, Tensor]:
@@ -111,13 +123,14 @@ def composite(
     totals: Mapping[str, float],
     share: float,
 ) -> Tensor:
-    """Eq. 5: the weighted sum of the task losses, lambda times the contrastive term, and the balance of the experts.
+    """Eq. 5: the weighted sum of the task losses, lambda times the contrastive term, the balance of the experts, and the
+    cost of the backbones.
 
     With learnt weights a task of variance exp(s) counts exp(-s) L + s / 2, half of exp(-s) L where it is a regression
     (Kendall et al., CVPR 2018, Eq. 7 and 10).
 
     Args:
-        parts: this pass's share of each loss, by task name, "contrastive" and "imbalance".
+        parts: this pass's share of each loss, by task name, "contrastive", "imbalance" and "cost".
         loss: weights.
         tasks: in the order of `log_variance`.
         log_variance: s of each task, (P,); None where weights are not learnt.
@@ -133,6 +146,10 @@ def composite(
             s = log_variance[position]
             scale = 0.5 if task.kind == "regression" else 1.0
             terms.append(scale * (-s).exp() * part + share * s / 2 * (totals[task.name] > 0))
-    weights = {"contrastive": loss.contrastive_weight, "imbalance": loss.load_balance_weight}
+    weights = {
+        "contrastive": loss.contrastive_weight,
+        "imbalance": loss.load_balance_weight,
+        "cost": loss.backbone_cost_weight,
+    }
     terms += [weight * parts[name] for name, weight in weights.items() if name in parts]
     return torch.stack(terms).sum()

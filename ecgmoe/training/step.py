@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ecgmoe.config import RunConfig
 from ecgmoe.model.batch import ECGBatch
-from ecgmoe.model.losses import composite, task_losses, task_weight
+from ecgmoe.model.losses import composite, expected_cost_sum, task_losses, task_weight
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.training.global_terms import CachedTerm, GlobalTerms
 from ecgmoe.training.loader import BatchReader
@@ -44,14 +44,22 @@ class TrainingStep:
         statistics: of the training split.
         reader: knows the labels and patients of every record, also of those that other ranks read.
         load: counts the use of the experts.
+        costs: of the backbones that the model chooses among, where its loss has a term of them.
     """
 
     def __init__(
-        self, engine: Any, config: RunConfig, statistics: TrainingStatistics, reader: BatchReader, load: RoutingLoad
+        self,
+        engine: Any,
+        config: RunConfig,
+        statistics: TrainingStatistics,
+        reader: BatchReader,
+        load: RoutingLoad,
+        costs: Sequence[float] = (),
     ) -> None:
         self.engine, self.config, self.statistics, self.reader, self.load = engine, config, statistics, reader, load
         self.tasks, self.accumulation = config.task_table(), config.training.accumulation
         self.terms = GlobalTerms(config.loss)
+        self.costs = torch.tensor(costs, device=engine.device) if config.loss.backbone_cost_weight else None
 
     def __call__(self, batch: ECGBatch, whole: GlobalBatch) -> dict[str, Tensor]:
         """Train on this rank's share `batch` of a global batch.
@@ -73,6 +81,8 @@ class TrainingStep:
                 output = self.engine(micro)
             self.load.add(output.routing.experts)
             parts = task_losses(output, micro, self.tasks, self.statistics, totals)
+            if self.costs is not None and output.routing.preference is not None:
+                parts["cost"] = expected_cost_sum(output.routing.preference, self.costs) / len(whole.rows)
             seen = self.terms.see(output)
             if first:
                 parts |= {name: term(seen[name]) for name, term in first[index].terms.items()}

@@ -24,6 +24,7 @@ from ecgmoe.training import checkpoint, not_finite
 from ecgmoe.training.agreement import Agreement
 from ecgmoe.training.augment import augmented
 from ecgmoe.training.average import WeightAverage
+from ecgmoe.training.backbone_cost import relative_costs
 from ecgmoe.training.build import build_backbones, build_model
 from ecgmoe.training.checkpoint import Position
 from ecgmoe.training.checkpoint_store import CheckpointStore
@@ -68,6 +69,8 @@ class Worker:
         self.total_steps = self.steps_per_epoch * self.training.epochs
         self.backbones = build_backbones(self.config)
         model = build_model(self.config, self.statistics, self.backbones)
+        weighs_costs = self.config.loss.backbone_cost_weight > 0
+        costs = relative_costs(self.backbones[name] for name in model.choosable) if weighs_costs else ()
         probe = self.rows[:PROBED]
         # Before the engine takes the weights apart.
         self.memory = plan_memory(model, self.training, self.reader.read(probe)) if self.rank == 0 else None
@@ -79,7 +82,7 @@ class Worker:
         shared = self.config.model.routing_is_shared
         gates = ["all_tasks"] if shared else [task.name for task in self.tasks]
         self.load = RoutingLoad(gates, self.config.model.expert_names, self.device)
-        self.step = TrainingStep(self.engine, self.config, self.statistics, self.reader, self.load)
+        self.step = TrainingStep(self.engine, self.config, self.statistics, self.reader, self.load, costs)
         self.agreement, self.saved_for_preemption = Agreement(), False
         self.tracker = Tracker(job.tracking_uri, job.mlflow_run_id, self.folder) if self.rank == 0 else None
         # Dropout differs between ranks; a resumed run takes its random state from the checkpoint instead.

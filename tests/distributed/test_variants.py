@@ -57,8 +57,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
             wide,
             backbones=(*wide.backbones, RESIDUAL_NETWORK),
             model=replace(wide.model, backbones_per_record=1, late_backbones=(RESIDUAL_NETWORK.name,)),
+            loss=replace(wide.loss, backbone_cost_weight=0.1),
             training=training,
         )
+    whole = configs["sparse at 0"]
+    configs["sparse in two passes"] = replace(whole, training=replace(whole.training, accumulation=2))
     jobs = [{**job_of(config, data), "features": embed_here(data, config.cached)} for config in configs.values()]
     return dict(zip(configs, run_distributed(train_some, 2, jobs, 3)[0], strict=True))
 
@@ -79,6 +82,12 @@ def test_what_is_chosen_trains_sharded_as_whole(results: dict[str, dict[str, Any
     whole, sharded = (torch.tensor(results[f"{name} at {stage}"]["losses"]) for stage in (0, 3))
     # The same sums in another order, over three steps.
     assert torch.allclose(sharded, whole, rtol=1e-5)
+
+
+def test_what_a_choice_costs_does_not_depend_on_the_passes(results: dict[str, dict[str, Any]]) -> None:
+    whole, cut = (torch.tensor(results[f"sparse {how}"]["losses"]) for how in ("at 0", "in two passes"))
+    assert whole.shape == (3, len(BASE.tasks) + 2)
+    assert torch.allclose(cut, whole, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", LEFT_OUT)

@@ -88,6 +88,11 @@ def test_a_younger_option_has_its_default() -> None:
             ),
             "without a gate over experts that could learn it",
         ),
+        (
+            lambda: RunConfig(backbones=(BackboneConfig(name="a"),), loss=LossConfig(backbone_cost_weight=0.1)),
+            "backbone_cost_weight 0.1 where every record takes all backbones",
+        ),
+        (lambda: LossConfig(backbone_cost_weight=-1), "backbone_cost_weight must be >= 0, got -1"),
         (lambda: TrainingConfig(engine="ddp"), "set zero_stage to 0"),
         (lambda: TrainingConfig(offload="parameters"), "needs zero_stage 3 or more, got 1"),
         (lambda: TrainingConfig(bucket_mb=0), "bucket_mb must be > 0"),

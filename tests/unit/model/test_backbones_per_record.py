@@ -12,6 +12,7 @@ from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.model.ecg_moe import ECGMoE
 from ecgmoe.model.gating import FusionGate
+from ecgmoe.model.losses import expected_cost_sum
 from ecgmoe.variants import VARIANTS, variant
 from model_examples import TASKS, Probe, batch, statistics
 
@@ -123,6 +124,33 @@ def test_the_gate_learns_through_what_was_chosen() -> None:
     assert gradient.abs().max() > 0
 
 
+def test_costs_turn_the_gate_to_cheap_backbones() -> None:
+    net, costs, records = network(1, late=("late",)), torch.tensor([0.1, 0.4, 2.5]), batch(RECORDS)
+    assert net.choosable == ("one", "two", "three")
+    taken = net(records).routing.backbones[:, :, :3].sum(1).argmax(1)
+    assert len(taken.unique()) > 1
+    assert net(records).routing.preference is None
+    net.train()
+    optimizer = torch.optim.Adam(net.backbone_gate.parameters(), lr=1.0)
+    spent = []
+    for _ in range(200):
+        preference = net(records).routing.preference
+        assert preference is not None
+        assert torch.allclose(preference.sum(-1), torch.ones(len(RECORDS)))
+        cost = expected_cost_sum(preference, costs)
+        spent.append(cost.item() / len(RECORDS))
+        optimizer.zero_grad()
+        cost.backward()
+        optimizer.step()
+    assert spent[0] > 0.3
+    assert spent[-1] == pytest.approx(0.1, abs=0.01)
+    assert (net.eval()(records).routing.backbones[:, :, :3].sum(1).argmax(1) == 0).all()
+
+
+def test_backbones_that_cost_alike_cost_one() -> None:
+    assert expected_cost_sum(torch.tensor([[0.2, 0.8], [1.0, 0.0]]), torch.ones(2)).item() == pytest.approx(2)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="needs the gate over the backbones"):
         ModelConfig(backbones_per_record=2, mixture="moe", paths="multi_model")
@@ -139,5 +167,6 @@ def test_what_does_not_fit_is_refused() -> None:
 @pytest.mark.parametrize("name", [*VARIANTS, "single_dlinear", "probe_moment", "untrained_tempo"])
 def test_every_variant_can_be_made_of_it(name: str, count: int) -> None:
     config = tiny()
-    made = variant(name, replace(config, model=replace(config.model, backbones_per_record=count)))
+    some = replace(config.model, backbones_per_record=count)
+    made = variant(name, replace(config, model=some, loss=replace(config.loss, backbone_cost_weight=0.1)))
     assert from_dict(RunConfig, to_dict(made)) == made
