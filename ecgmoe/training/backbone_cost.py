@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -19,17 +20,18 @@ def relative_costs(backbones: Iterable[Backbone]) -> tuple[float, ...]:
     takes longer than its share of them says.
     """
     flops = [forward_flops(backbone) for backbone in backbones]
-    mean = sum(flops) / len(flops)
+    # Encoders without any product or convolution cost nothing.
+    mean = sum(flops) / len(flops) or 1.0
     return tuple(each / mean for each in flops)
 
 
 def forward_flops(backbone: Backbone) -> int:
     """FLOPs of a record of noise, always the same one: what an encoder computes may depend on the record (TimesNet)."""
     noise = torch.randn(1, N_LEADS, N_SAMPLES, generator=torch.Generator().manual_seed(0))
-    training = backbone.training
-    # In evaluation mode no random number is drawn. A fused attention kernel would not be counted everywhere.
-    backbone.eval()
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
-        backbone(noise)
-    backbone.train(training)
+    # A copy, so that no mode changes and no random number is drawn. Without gradients, rather than under no_grad: the
+    # counter's own bookkeeping does not stand that where an encoder hands a weight to one of its modules.
+    encoder = copy.deepcopy(backbone).eval().requires_grad_(False)
+    # A fused attention kernel would not be counted everywhere.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        encoder(noise)
     return counted.get_total_flops()
