@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,9 @@ def test_the_curve_in_mlflow_is_finite(root: Path, runs: dict[str, dict[str, Any
 
 
 def test_too_little_memory_says_what_to_turn_down(root: Path) -> None:
-    job = job_of(config(num_workers=1, checkpoint_every=0), root / "data")
+    # Wide enough that its first forward pass asks for more than is left.
+    wide = replace(config(num_workers=1, checkpoint_every=0), model=ModelConfig(width=128))
+    job = job_of(wide, root / "data")
     job["run"] = str(root / "memory")
     job["mlflow_run_id"] = tracking.create_run(job["tracking_uri"], "memory", {}, {}, str(root / "artifacts"))
     (said,) = run_distributed(run_out_of_memory, 1, job, 8 << 20)

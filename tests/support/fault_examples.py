@@ -66,14 +66,23 @@ def _extreme(label_arrays: Callable[..., Any], study: int) -> Callable[..., Any]
 
 
 def run_out_of_memory(job: dict[str, Any], more: int) -> str:
-    """A run whose process may take `more` bytes than it has once it is built; returns what it says."""
+    """A run whose process may take `more` bytes than it has when its first step begins; returns what it says.
+
+    Not before: all threads are there by then. One that starts without memory for its stack may leave Python waiting for it.
+    """
     from ecgmoe.training import worker
 
     class Limited(worker.Worker):
-        def run(self) -> dict[str, Any]:
-            held = psutil.Process().memory_info().vms
-            resource.setrlimit(resource.RLIMIT_AS, (held + more, resource.RLIM_INFINITY))
-            return super().run()
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            step = self.step
+
+            def limited(*of_a_step: Any) -> Any:
+                held = psutil.Process().memory_info().vms
+                resource.setrlimit(resource.RLIMIT_AS, (held + more, resource.RLIM_INFINITY))
+                return step(*of_a_step)
+
+            self.step = limited  # type: ignore[assignment]
 
     handed = WorkerJob(**job)
     with mock.patch.object(worker, "Worker", Limited):
