@@ -44,7 +44,7 @@ class TrainingStep:
         statistics: of the training split.
         reader: knows the labels and patients of every record, also of those that other ranks read.
         load: counts the use of the experts.
-        costs: of the backbones that the model chooses among, where its loss has a term of them.
+        costs: of the backbones that the model chooses among; None where the loss has no term of them.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class TrainingStep:
         statistics: TrainingStatistics,
         reader: BatchReader,
         load: RoutingLoad,
-        costs: Sequence[float] = (),
+        costs: Sequence[float] | None = None,
     ) -> None:
         self.engine, self.config, self.statistics, self.reader, self.load = engine, config, statistics, reader, load
         self.tasks, self.accumulation = config.task_table(), config.training.accumulation
         self.terms = GlobalTerms(config.loss)
-        self.costs = torch.tensor(costs, device=engine.device) if config.loss.backbone_cost_weight else None
+        self.costs = None if costs is None else torch.tensor(costs, device=engine.device)
 
     def __call__(self, batch: ECGBatch, whole: GlobalBatch) -> dict[str, Tensor]:
         """Train on this rank's share `batch` of a global batch.

@@ -70,7 +70,7 @@ class Worker:
         self.backbones = build_backbones(self.config)
         model = build_model(self.config, self.statistics, self.backbones)
         weighs_costs = self.config.loss.backbone_cost_weight > 0
-        costs = relative_costs(self.backbones[name] for name in model.choosable) if weighs_costs else ()
+        costs = relative_costs(self.backbones[name] for name in model.choosable) if weighs_costs else None
         probe = self.rows[:PROBED]
         # Before the engine takes the weights apart.
         self.memory = plan_memory(model, self.training, self.reader.read(probe)) if self.rank == 0 else None
