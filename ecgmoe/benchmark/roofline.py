@@ -23,10 +23,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from ecgmoe.backbones.config import BackboneConfig, Size
 from ecgmoe.backbones.registry import BACKBONES, backbone_class
@@ -36,6 +34,7 @@ from ecgmoe.benchmark.paired import interleaved, ratio
 from ecgmoe.benchmark.variants import noise
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import require
+from ecgmoe.flops import count_flops
 from ecgmoe.model.config import ModelConfig
 from ecgmoe.pipeline.embed_shard import EncodeShard
 from ecgmoe.training.alone import group_of_one
@@ -244,14 +243,11 @@ def _way(
 
 
 def count_products(run: Callable[[], object]) -> tuple[int, list[Product]]:
-    """FLOPs of all products and convolutions that `run` makes, and those products with most of them.
-
-    A fused attention kernel would not be seen on every device: attention is counted as the two products that it is.
-    """
-    with sdpa_kernel(SDPBackend.MATH), _Products() as seen, FlopCounterMode(display=False) as flops:
-        run()
+    """FLOPs of all products and convolutions that `run` makes, and those products with most of them."""
+    with _Products() as seen:
+        flops = count_flops(run)
     by_flops = Counter({product: product.flops * times for product, times in seen.products.items()})
-    return flops.get_total_flops(), [product for product, _ in by_flops.most_common(SHAPES)]
+    return flops, [product for product, _ in by_flops.most_common(SHAPES)]
 
 
 def count_bytes(run: Callable[[], object]) -> int:

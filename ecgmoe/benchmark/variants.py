@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ecgmoe.config import RunConfig
 from ecgmoe.ecg.record import N_LEADS, N_SAMPLES
+from ecgmoe.flops import count_flops
 from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.frontend import CHARACTERISTICS, SUMMARY
 from ecgmoe.model.statistics import TrainingStatistics
@@ -44,14 +44,12 @@ def _count(config: RunConfig, records: int) -> dict[str, float]:
         each.name: torch.randn(records, backbones[each.name].tokens, backbones[each.name].width)
         for each in config.cached
     }
-    # Not under no_grad, which the counter's own bookkeeping does not stand.
-    with FlopCounterMode(display=False) as flops:
-        model.eval()(batch)
+    flops = count_flops(lambda: model.eval()(batch))
     parameters = list(model.parameters())
     return {
         "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "parameters": sum(p.numel() for p in parameters),
-        "forward_mflop_per_record": flops.get_total_flops() / records / 1e6,
+        "forward_mflop_per_record": flops / records / 1e6,
         "activation_mb_per_record": kept_bytes(lambda: model.train()(batch)) / records / 1e6,
     }
 

@@ -6,11 +6,10 @@ import copy
 from collections.abc import Iterable
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ecgmoe.backbones.base import Backbone
 from ecgmoe.ecg.record import N_LEADS, N_SAMPLES
+from ecgmoe.flops import count_flops
 
 
 def relative_costs(backbones: Iterable[Backbone]) -> tuple[float, ...]:
@@ -28,10 +27,6 @@ def relative_costs(backbones: Iterable[Backbone]) -> tuple[float, ...]:
 def forward_flops(backbone: Backbone) -> int:
     """FLOPs of a record of noise, always the same one: what an encoder computes may depend on the record (TimesNet)."""
     noise = torch.randn(1, N_LEADS, N_SAMPLES, generator=torch.Generator().manual_seed(0))
-    # A copy, so that no mode changes and no random number is drawn. Without gradients, rather than under no_grad: the
-    # counter's own bookkeeping does not stand that where an encoder hands a weight to one of its modules.
+    # A copy, so that no mode changes and no random number is drawn.
     encoder = copy.deepcopy(backbone).eval().requires_grad_(False)
-    # A fused attention kernel would not be counted everywhere.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
-        encoder(noise)
-    return counted.get_total_flops()
+    return count_flops(lambda: encoder(noise))
