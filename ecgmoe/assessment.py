@@ -43,6 +43,10 @@ Values = npt.NDArray[Any]
 
 RANDOM_WEIGHTS = "Random-initialised backbones"
 """How the note on backbones without published weights begins."""
+STARTED = (
+    "The training began with the weights of another model: whether that one was trained on any of these ECGs is not checked "
+    "(the model's config.json says on which data it was)."
+)
 
 
 def evaluate_run(
@@ -302,6 +306,8 @@ def notes(
         lines.append("SIMULATED DATA: these figures say nothing about real patients.")
     if not config.training.epochs:
         lines.append("Nothing was trained: the heads are as they were initialised, and these figures are chance.")
+    if config.start_from is not None:
+        lines.append(STARTED)
     if config.random_backbones:
         lines.append(f"{RANDOM_WEIGHTS}: {', '.join(config.random_backbones)}.")
     for each in backbones:

@@ -23,6 +23,8 @@ class RunConfig:
         tasks: any of rr, age, sex, potassium, arrhythmia.
         taxonomy: arrhythmia classes: "rhythm15" (clinical) or "report0_15" (the paper's list).
         backbones: the encoders of the multi-model path.
+        start_from: model folder or URL whose weights the training begins with, of the same tasks, backbones and sizes; None
+            begins with random ones.
     """
 
     tasks: tuple[str, ...] = TASK_NAMES
@@ -31,6 +33,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         task_table(self.tasks, self.taxonomy)

@@ -18,6 +18,7 @@ from ecgmoe.pipeline.store import Store, digest_of
 from ecgmoe.training import tracking
 from ecgmoe.training.identity import check_name
 from ecgmoe.training.run import check_labels, train
+from ecgmoe.training.start import check_start
 
 DEMONSTRATION = SimulationConfig(patients=3000, studies=5000)
 """The embedded default: small enough for two cores and minutes, large enough that all five tasks are learnt."""
@@ -62,6 +63,8 @@ def run(config: RunConfig, *, name: str, storage: str, data: str | None = None) 
     refuse_local(data=folder, storage=Store(storage).root)
     tracking.default_uri(Store(storage).root)
     check_labels(prepared, config)
+    if not (Store(storage) / name).exists("config.json"):
+        check_start(config)
     features = embed(folder, config.cached, precision=config.training.precision)
     train(config, data=folder, features=features, name=name, storage=storage)
     run_store = Store(storage) / name

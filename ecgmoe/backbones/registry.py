@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ecgmoe.backbones.base import Backbone, Lora
 from ecgmoe.backbones.config import BackboneConfig
@@ -134,9 +135,14 @@ def rebuild(description: Mapping[str, Any], *, only_imported: bool = False) -> B
 
 
 def weights_digest(backbone: Backbone) -> str:
+    """`digest_of_weights` of a backbone."""
+    return digest_of_weights(backbone.state_dict())
+
+
+def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
     """sha256 over names, types, shapes and bytes of all weights."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(backbone.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         values = tensor.detach().cpu()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())

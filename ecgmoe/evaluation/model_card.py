@@ -6,7 +6,7 @@ huggingface_hub reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,7 @@ def model_card(card: Card) -> str:
         card=card,
         head=_head(card),
         trained_on=trained_on,
+        began_with=list(_before(trained_on)),
         labels=labels,
         untrained=[task for task, count in labels.items() if not count],
         leads=LEADS,
@@ -85,6 +86,12 @@ def model_card(card: Card) -> str:
         min_patients=MIN_PATIENTS,
         research_only=RESEARCH_ONLY,
     )
+
+
+def _before(trained_on: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What the models were trained on that this one goes back to, the last one first."""
+    while trained_on := trained_on.get("before") or {}:
+        yield trained_on
 
 
 def _head(card: Card) -> str:

@@ -13,9 +13,11 @@ class TrainedOn:
         dataset: its name.
         records: of the training split.
         patients: of the training split.
-        labels: by task: training records with a label; a task with 0 was never trained, and what it predicts means nothing.
+        labels: by task: training records with a label; a task with 0 was never trained, and what it predicts means nothing
+            (or no longer, where the model that this one began with knew it: all that is under its head has changed).
         labels_sha256: of the labels that the data had.
         preprocessing_version: of the records, `ecgmoe.ecg.record.PREPROCESSING_VERSION` when they were prepared.
+        before: what the model was trained on with which this training began; None where it began with random weights.
     """
 
     dataset: str
@@ -24,6 +26,7 @@ class TrainedOn:
     labels: dict[str, int]
     labels_sha256: str
     preprocessing_version: int
+    before: TrainedOn | None = None
 
     @property
     def untrained(self) -> tuple[str, ...]:

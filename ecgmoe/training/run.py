@@ -2,6 +2,7 @@
 
 STORAGE/NAME/config.json     configuration, data and code revision; a run name belongs to one of them (`identity`)
 STORAGE/NAME/checkpoints/    the last two checkpoints and the best (`checkpoint_store`)
+STORAGE/NAME/start/          the model that the training begins with, where that is not random (`start`)
 STORAGE/NAME/faults/         stacks of ranks that hung, studies of batches whose loss was not finite
 STORAGE/NAME/model/          the best model, ready to predict
 """
@@ -48,6 +49,7 @@ from ecgmoe.training.identity import code_revision, environment, refuse_other_ru
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.monitor import start_monitor
 from ecgmoe.training.plan import epoch_plan
+from ecgmoe.training.start import keep_start
 from ecgmoe.training.supervise import supervised
 from ecgmoe.training.tracking import ParentRun
 
@@ -156,11 +158,15 @@ def train(
     plan = epoch_plan(
         rows, rows, global_batch=config.training.global_batch, slots=config.training.slots, seed=0, epoch=0
     )
+    start = keep_start(config, run)
     if not run.exists("config.json") or changed:
         run.write_json("config.json", {**identity, "code": code_revision()})
     if changed:
         print(f"{name} goes on with another layout: {'; '.join(changed)}", flush=True)
     statistics = training_statistics(prepared, labels, config)
+    if start:
+        # Its weights mean nothing without its own, but for those of the losses.
+        statistics = replace(start.statistics, class_weights=statistics.class_weights)
     uri = parent.uri if parent else tracking.default_uri(root.root)
     run_id = mlflow_run(run, uri, config, prepared, name, parent)
     print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from ecgmoe.training.memory_report import PROBED, log_memory, plan_memory
 from ecgmoe.training.plan import EpochPlan, GlobalBatch, epoch_plan
 from ecgmoe.training.progress import Interval, Progress
 from ecgmoe.training.routing import RoutingLoad
+from ecgmoe.training.start import load_start, start_of
 from ecgmoe.training.step import TrainingStep
 from ecgmoe.training.tracking import Tracker
 from ecgmoe.training.validation import validate
@@ -69,6 +71,9 @@ class Worker:
         self.total_steps = self.steps_per_epoch * self.training.epochs
         self.backbones = build_backbones(self.config)
         model = build_model(self.config, self.statistics, self.backbones)
+        if self.config.start_from is not None:
+            load_start(model, self.folder)
+            self.trained_on = replace(self.trained_on, before=start_of(self.folder).trained_on)
         weighs_costs = self.config.loss.backbone_cost_weight > 0
         costs = relative_costs(self.backbones[name] for name in model.choosable) if weighs_costs else None
         probe = self.rows[:PROBED]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,17 @@ def test_it_says_what_a_reader_must_not_overlook(tmp_path: Path) -> None:
     assert "| timesnet | random initialisation |" in text
     assert "cart" not in text
     assert str(tmp_path) not in text
+
+
+def test_it_names_what_the_models_before_were_trained_on(tmp_path: Path) -> None:
+    first = replace(TRAINED_ON, dataset="the first", records=5)
+    second = replace(TRAINED_ON, dataset="the second", before=first)
+    given = card(tmp_path)
+    model = given.model | {"trained_on": to_dict(replace(TRAINED_ON, before=second))}
+    text = model_card(card(tmp_path, model=model))
+    assert "It began with the weights of a model that was trained on the second: 1,234 records" in text
+    assert "That one began with the weights of a model that was trained on the first: 5 records" in text
+    assert "began with" not in model_card(given)
 
 
 def test_the_hub_reads_its_head(tmp_path: Path) -> None:
