@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +26,7 @@ from ecgmoe.pipeline.store import Store
 from ecgmoe.training.build import build_backbones, build_model
 from ecgmoe.training.config import TrainingConfig
 from ecgmoe.training.start import FOLDER, check_start, keep_start, load_start
+from hub import hub
 from model_examples import TRAINED_ON, batch, statistics
 
 MOMENT = BackboneConfig(name="moment", mode="frozen", allow_random=True)
@@ -82,6 +86,28 @@ def test_a_run_predicts_what_the_model_predicts(tmp_path: Path) -> None:
     for task, values in expected.items():
         assert torch.equal(after[task], values)
         assert not torch.equal(before[task], values)
+
+
+def test_the_model_may_be_on_a_hub(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model")
+    program = (
+        "import sys\nfrom ecgmoe.pipeline.store import Store\nfrom ecgmoe.training.start import keep_start\n"
+        "from dataclasses import replace\nfrom test_start import CONFIG_OF_RUN\n"
+        "keep_start(replace(CONFIG_OF_RUN, start_from='hf://lab/model'), Store(sys.argv[1]))"
+    )
+    with hub() as there:
+        there.files["lab/model"] = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+        paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / "run")],
+            env={**os.environ, **there.environment(HF_HOME=str(tmp_path / "cache"), PYTHONPATH=paths)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    for name in (CONFIG, WEIGHTS):
+        assert (tmp_path / "run" / FOLDER / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_what_only_the_losses_need_begins_anew(tmp_path: Path) -> None:
