@@ -27,6 +27,7 @@ from ecgmoe.pipeline.store import Store
 from ecgmoe.training.alone import can_be_alone
 from ecgmoe.training.identity import refuse_other_run, run_identity
 from ecgmoe.training.run import check_labels, train
+from ecgmoe.training.start import check_start
 from ecgmoe.training.tracking import ParentRun
 from ecgmoe.tuning.trials import STATE, Ended, at_once, run_trials
 
@@ -104,6 +105,10 @@ def compute_cells(
     for config in plan.configs.values():
         for folder in plan.folders.values():
             check_labels(PreparedData(folder), config)
+    for name, config in plan.configs.items():
+        # What has begun has its own copy of the model that it started from.
+        if not any((plan.store / cell.run).exists("config.json") for cell in cells if cell.variant == name):
+            check_start(config)
     # Folds share their features, so that one of them stands for all.
     features = embedded(plan.configs, next(iter(plan.folders.values())))
     left = [cell for cell in cells if not _finished(plan, cell, features[cell.variant])]

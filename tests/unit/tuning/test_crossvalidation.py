@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ecgmoe.evaluation.report import LINEAR
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.tuning.crossvalidation import cross_validate
 from finished_runs import CONFIG
+from model_examples import saved_model
 from prepared_examples import simulated_and_prepared
 
 
@@ -63,6 +65,16 @@ def test_every_record_is_predicted_once_by_each_variant_and_seed(
     report = tmp_path / "both" / "report"
     assert json.loads((report / "metrics.json").read_text())["tasks"]["age"]["mae"] == age["mae"]
     assert "residual_network" in (report / "differences.md").read_text()
+
+
+def test_a_model_that_a_variant_cannot_start_from_is_refused_before_the_first_training(
+    data: Path, tmp_path: Path, fakes: Fakes
+) -> None:
+    saved_model(tmp_path / "model")
+    config = replace(CONFIG, start_from=str(tmp_path / "model"))
+    with pytest.raises(ValueError, match="and this run residual_network: start with"):
+        cross_validate(config, ["residual_network"], data=str(data), name="one", storage=str(tmp_path), folds=3)
+    assert not fakes.trained
 
 
 def test_what_is_finished_is_not_predicted_again(data: Path, tmp_path: Path, fakes: Fakes) -> None:
