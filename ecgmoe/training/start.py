@@ -105,8 +105,8 @@ def _here(source: Store) -> Iterator[Path]:
     missing = [name for name in (CONFIG, WEIGHTS) if not source.exists(name)]
     if missing:
         raise ModelFolderError(
-            f"a run cannot start from {source.root}: {' and '.join(missing)} is missing there (STORAGE/NAME/model of a "
-            "finished run is a model folder)"
+            f"a run cannot start from {source.root}: it has no {' and no '.join(missing)} (STORAGE/NAME/model of a finished run "
+            "is a model folder)"
         )
     if source.local:
         yield Path(source.root)
@@ -147,7 +147,7 @@ def _check(config: RunConfig, folder: Path) -> None:
     computed = tuple(f"backbones.{each.name}." for each in config.cached)
     found = {key: shape for key, shape in shapes.items() if not key.startswith(computed)}
     if other := _differences(found, wanted):
-        options = differing_keys(about["model"], to_dict(config.model))
+        options = differing_keys(about["model"], to_dict(config.model), "model.")
         raise ValueError(
             f"the weights of {folder} do not fit this run: {'; '.join(other[:3])}{' ...' if other[3:] else ''}; options that "
             f"differ: {'; '.join(options) or 'none of the model'}: take those of its config.json"

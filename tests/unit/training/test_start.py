@@ -170,7 +170,7 @@ def test_a_run_goes_on_without_the_folder(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "model")
     assert keep_start(config, run) is not None
     # One that has not begun needs it.
-    with pytest.raises(ModelFolderError, match=r"config\.json and model\.safetensors is missing"):
+    with pytest.raises(ModelFolderError, match=r"it has no config\.json and no model\.safetensors"):
         keep_start(config, Store(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 
@@ -180,7 +180,7 @@ def test_a_run_goes_on_without_the_folder(tmp_path: Path) -> None:
     [
         (
             replace(CONFIG_OF_RUN, model=ModelConfig(width=32)),
-            r"is \(16, .*\) there and \(32, .*\) here; .* differ: width: 16 -> 32: take those",
+            r"is \(16, .*\) there and \(32, .*\) here; .* differ: model.width: 16 -> 32: take those",
         ),
         (replace(CONFIG_OF_RUN, tasks=("rr", "age")), r"--tasks rr age sex potassium arrhythmia --taxonomy rhythm15"),
         (replace(CONFIG_OF_RUN, taxonomy="report0_15"), r"classes rhythm15.*--taxonomy rhythm15"),
