@@ -79,6 +79,9 @@ def keep_start(config: RunConfig, run: Store) -> Start | None:
     if not run.exists("config.json"):
         with _here(Store(config.start_from)) as folder:
             _check(config, folder)
+            print(
+                f"starting from {config.start_from}{_other_options(config, read_config(folder / CONFIG))}", flush=True
+            )
             for name in (CONFIG, WEIGHTS):
                 with run.writing(f"{FOLDER}/{name}") as target, (folder / name).open("rb") as file:
                     shutil.copyfileobj(file, target)
@@ -105,8 +108,8 @@ def _here(source: Store) -> Iterator[Path]:
     missing = [name for name in (CONFIG, WEIGHTS) if not source.exists(name)]
     if missing:
         raise ModelFolderError(
-            f"a run cannot start from {source.root}: it has no {' and no '.join(missing)} (STORAGE/NAME/model of a finished run "
-            "is a model folder)"
+            f"a run cannot start from {source.root}: it has no {' and no '.join(missing)} (STORAGE/NAME/model of a finished "
+            "run is a model folder)"
         )
     if source.local:
         yield Path(source.root)
@@ -147,11 +150,16 @@ def _check(config: RunConfig, folder: Path) -> None:
     computed = tuple(f"backbones.{each.name}." for each in config.cached)
     found = {key: shape for key, shape in shapes.items() if not key.startswith(computed)}
     if other := _differences(found, wanted):
-        options = differing_keys(about["model"], to_dict(config.model), "model.")
         raise ValueError(
-            f"the weights of {folder} do not fit this run: {'; '.join(other[:3])}{' ...' if other[3:] else ''}; options that "
-            f"differ: {'; '.join(options) or 'none of the model'}: take those of its config.json"
+            f"the weights of {folder} do not fit this run: {'; '.join(other[:3])}{' ...' if other[3:] else ''}"
+            f"{_other_options(config, about)}: take those of its config.json"
         )
+
+
+def _other_options(config: RunConfig, about: Mapping[str, Any]) -> str:
+    """Those of the model that differ, for the end of a sentence: some of the same shapes make another function of the weights."""
+    options = differing_keys(about["model"], to_dict(config.model), "model.")
+    return f"; options that differ: {'; '.join(options)}" if options else ""
 
 
 def _differences(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
