@@ -157,7 +157,7 @@ def _check(config: RunConfig, folder: Path) -> None:
 
 
 def _other_options(config: RunConfig, about: Mapping[str, Any]) -> str:
-    """Those of the model that differ, for the end of a sentence: some of the same shapes make another function of the weights."""
+    """The model's that differ, for the end of a sentence: some make another function of weights of the same shapes."""
     options = differing_keys(about["model"], to_dict(config.model), "model.")
     return f"; options that differ: {'; '.join(options)}" if options else ""
 

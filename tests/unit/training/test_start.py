@@ -235,7 +235,12 @@ def test_without_an_option_there_is_no_start(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / FOLDER).exists()
 
 
-def test_how_it_trains_may_be_another_way(tmp_path: Path) -> None:
-    folder = str(save(tmp_path / "model"))
+def test_how_it_trains_may_be_another_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = TrainingConfig(num_workers=1, epochs=1, learning_rate=1e-5, zero_stage=3)
-    check_start(replace(CONFIG_OF_RUN, training=other, model=ModelConfig(width=16, dropout=0.5), start_from=folder))
+    config = replace(CONFIG_OF_RUN, training=other, model=ModelConfig(width=16, dropout=0.5, max_beats=20))
+    folder = str(save(tmp_path / "model"))
+    keep_start(replace(config, start_from=folder), Store(tmp_path / "run"))
+    # Of the last one the weights know nothing.
+    before = CONFIG_OF_RUN.model
+    said = f"options that differ: model.dropout: {before.dropout} -> 0.5; model.max_beats: {before.max_beats} -> 20"
+    assert said in capsys.readouterr().out
