@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -41,8 +40,7 @@ def write_page(folder: str) -> dict[str, Any]:
         "stages": {name: result for name, (result, *_) in found.items()},
     }
     store.write_json(f"{NAME}.json", page)
-    with store.writing(f"{NAME}.svg") as file:
-        file.write(_picture([row for row in rows if row.ratio is not None]))
+    store.write_text(f"{NAME}.svg", _picture([row for row in rows if row.ratio is not None]))
     return page
 
 
@@ -108,9 +106,11 @@ def _memory(result: Mapping[str, Any]) -> str:
     return f" Peak memory {peak / 1e6:,.0f} MB, of the job and all its processes together, making its data included."
 
 
-def _picture(rows: list[Row]) -> bytes:
+def _picture(rows: list[Row]) -> str:
     """The ratios on a logarithmic axis, as SVG."""
     from matplotlib.figure import Figure
+
+    from ecgmoe.evaluation.plots import svg
 
     figure = Figure(figsize=(9, 1 + 0.35 * max(1, len(rows))), layout="constrained")
     axes = figure.subplots()
@@ -124,6 +124,4 @@ def _picture(rows: list[Row]) -> bytes:
     axes.set_xscale("log")
     axes.axvline(1, color="grey", linewidth=0.8)
     axes.set_xlabel("ratio with 95 % interval, above 1 where ours is better; red: the aim")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
-    return buffer.getvalue()
+    return svg(figure)

@@ -60,6 +60,9 @@ def test_what_was_reached_and_what_was_missed(tmp_path: Path) -> None:
         assert "2 cores (a processor), 24 GiB; torch 2." in text
         assert "different machines" not in text
     assert ElementTree.parse(tmp_path / "benchmark.svg").getroot().tag.endswith("svg")
+    picture = (tmp_path / "benchmark.svg").read_bytes()
+    write_page(str(tmp_path))
+    assert (tmp_path / "benchmark.svg").read_bytes() == picture
     assert json.loads((tmp_path / "benchmark.json").read_text())["stages"].keys() == {"training", "again", "unclear"}
     write(tmp_path, "later.json", training(0.97, revision="def"))
     write_page(str(tmp_path))
