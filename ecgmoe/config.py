@@ -12,7 +12,7 @@ from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.config_tools import require
 from ecgmoe.model.config import LossConfig, ModelConfig
 from ecgmoe.tasks import TASK_NAMES, Task, task_table
-from ecgmoe.training.config import Augmentation, TrainingConfig
+from ecgmoe.training.config import Augmentation, PretrainingConfig, TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
     start_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -51,6 +52,17 @@ class RunConfig:
         require(len(set(names)) == len(names), f"a backbone is named twice: {', '.join(names)}")
         missing = sorted(set(self.model.late_backbones) - set(names))
         require(not missing, f"late_backbones names {', '.join(missing)}, which is not among {', '.join(names)}")
+        whole = [backbone.name for backbone in self.backbones if backbone.mode == "full"]
+        other = sorted(set(self.pretraining.backbones) - set(whole))
+        require(
+            not other,
+            f"pretraining.backbones names {', '.join(other)}, and only those in mode full learn by it: "
+            f"{', '.join(whole) or 'there is none'}",
+        )
+        require(
+            not self.pretraining.epochs or self.start_from is None,
+            "pretraining would train the weights of start_from again: give one of them",
+        )
         choice = len(names) - len(self.model.late_backbones)
         require(
             self.model.backbones_per_record <= choice,

@@ -155,6 +155,17 @@ class Backbone(nn.Module, ABC):
     def encode(self, x_BCS: Tensor) -> Tensor:
         """The official, unpooled feature: (B, ..., W), from the backbone's own input (B, C, S)."""
 
+    def along_time(self, x_BCS: Tensor) -> Tensor:
+        """Features in the order of time, (B, channels, steps), from the backbone's own input: what masked reconstruction needs.
+
+        Raises:
+            ValueError: the encoder has none.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no features along time that an ECG could be reconstructed from: leave it out of "
+            "pretraining.backbones"
+        )
+
     def forward(self, x_BCT: Tensor) -> Tensor:
         """Canonical records (B, 12, 5000) in mV, missing samples already 0, to pooled tokens (B, M, W)."""
         return pool_tokens(self.encode(self.own_input(x_BCT)), self.tokens)

@@ -85,7 +85,11 @@ class ResidualNetwork(base.Backbone):
                 inputs = outputs
         self.stages = nn.Sequential(*stages)
 
+    def along_time(self, x_BCS: Tensor) -> Tensor:
+        """(B, 12, S) mV to (B, W, S / 8), or as many halvings as there are stages."""
+        return self.stages(self.stem(x_BCS))
+
     def encode(self, x_BCS: Tensor) -> Tensor:
         """(B, 12, S) mV to (B, 1, 2 W)."""
-        x = self.stages(self.stem(x_BCS))
+        x = self.along_time(x_BCS)
         return torch.cat([x.mean(-1), x.amax(-1)], 1)[:, None]

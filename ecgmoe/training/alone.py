@@ -33,8 +33,8 @@ def train_alone(job: WorkerJob) -> None:
     os.environ |= {"DS_ACCELERATOR": "cpu", "HF_HUB_DISABLE_TELEMETRY": "1"}
     from ecgmoe.training.link import Alone
     from ecgmoe.training.progress import rest
+    from ecgmoe.training.stages import run_worker
     from ecgmoe.training.watch import Watch
-    from ecgmoe.training.worker import run_worker
 
     group_of_one()
     forget_peak_memory()

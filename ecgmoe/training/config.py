@@ -38,6 +38,30 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainingConfig:
+    """Masked reconstruction of the training split's ECGs before the training, without labels (`model/reconstruction.py`).
+
+    Attributes:
+        backbones: that learn by it; they train whole, and have features along time (residual_network).
+        epochs: passes over the training split; 0 does none.
+        learning_rate: peak of its schedule; all else is as in the training.
+    """
+
+    backbones: tuple[str, ...] = ()
+    epochs: int = 0
+    learning_rate: float = 2e-3
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 0, f"pretraining.epochs must be at least 0, got {self.epochs}")
+        require(
+            bool(self.backbones) == bool(self.epochs),
+            f"pretraining of {', '.join(self.backbones) or 'no backbone'} over {self.epochs} epochs: give both "
+            "pretraining.backbones and pretraining.epochs, or neither",
+        )
+        require(self.learning_rate > 0, f"pretraining.learning_rate must be > 0, got {self.learning_rate}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Workers, batches, optimiser, checkpoints.
 

@@ -104,8 +104,8 @@ def free_memory() -> int:
     return min(free, limit - used + cached)
 
 
-def log_memory(tracker: Tracker | None, plan: MemoryPlan | None) -> None:
-    """Log the plan to MLflow, where this rank has both."""
+def log_memory(tracker: Tracker | None, plan: MemoryPlan | None, prefix: str = "") -> None:
+    """Log the plan to MLflow, where this rank has both; `prefix` begins the names."""
     if tracker and plan:
-        metrics = {f"memory/predicted_{name}_bytes": float(value) for name, value in asdict(plan).items()}
-        tracker.log(metrics, 0, series="memory/predicted_total_bytes")
+        metrics = {f"{prefix}memory/predicted_{name}_bytes": float(value) for name, value in asdict(plan).items()}
+        tracker.log(metrics, 0, series=f"{prefix}memory/predicted_total_bytes")

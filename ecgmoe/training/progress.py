@@ -54,6 +54,7 @@ class Progress:
         load: the use of the experts.
         reader: whose time is told where steps wait for data; None tells of none.
         run: its name, for metrics.
+        prefix: of the names of the curves.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class Progress:
         load: RoutingLoad,
         reader: BatchReader | None = None,
         run: str = "",
+        prefix: str = "",
     ) -> None:
+        self.prefix = prefix
         self.reader, self.warning = reader, WaitWarning(reader, config.read_ahead) if reader else None
         self.run, self.load, self.dead = run, load, set[str]()
         self.config, self.total_steps, self.rank, self.tracker = config, total_steps, rank, tracker
@@ -145,7 +148,7 @@ class Progress:
                 "train/data_wait_share": self.waited / (self.steps * seconds),
                 "train/memory_gb": peak_memory() / 1e9,
             }
-            self.tracker.log(logged | self.load.metrics(load), step, series="train/epoch")
+            self._log(logged | self.load.metrics(load), step, series="train/epoch")
             dead = set(self.load.dead(load))
             self._alarm(dead)
             for name, value in means.items():
@@ -160,6 +163,11 @@ class Progress:
             }.items():
                 metrics.put(f"training_{name}", number, run=self.run)
         self.losses, self.steps, self.started, self.waited = {}, 0, self.last_step, 0.0
+
+    def _log(self, values: Mapping[str, float], step: int, series: str) -> None:
+        if self.tracker:
+            named = {f"{self.prefix}{name}": value for name, value in values.items()}
+            self.tracker.log(named, step, series=f"{self.prefix}{series}")
 
     def _tell_of_waits(self, epoch: int, seconds: float, device: torch.device) -> None:
         """Measure and judge the waits for data in an interval of so many seconds; every rank must call it."""
@@ -187,10 +195,9 @@ class Progress:
             # What validation read is no part of a step.
             self.reader.clock.take()
         if self.rank == 0 and self.tracker:
-            shown = {name: values[MAIN_METRIC[name]] for name, values in found["tasks"].items()}
-            text = "  ".join(
-                f"{name} {MAIN_METRIC[name]} {value:.3f}" for name, value in shown.items() if value is not None
-            )
+            main = {name: MAIN_METRIC.get(name, "mae") for name in found["tasks"]}
+            shown = {name: values[main[name]] for name, values in found["tasks"].items()}
+            text = "  ".join(f"{name} {main[name]} {value:.3f}" for name, value in shown.items() if value is not None)
             print(
                 f"epoch {epoch + 1}/{self.config.epochs}  validation: {text}  score {score:.4f}{' (best)' if best else ''}",
                 flush=True,
@@ -202,7 +209,7 @@ class Progress:
                 if isinstance(value, float)
             }
             flat |= {"validation/score": score, "train/dropped_records": float(self.dropped)}
-            self.tracker.log(flat, step, series="validation/score")
+            self._log(flat, step, series="validation/score")
             metrics.put("training_validation_score", score, run=self.run)
 
     def goes_on(self) -> None:

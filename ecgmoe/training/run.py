@@ -212,8 +212,8 @@ def train_worker(values: dict[str, Any]) -> dict[str, Any]:
     DeepSpeed is imported here and not in the driver, which may be a machine without its accelerator.
     """
     from ecgmoe.training.link import RayTrain
+    from ecgmoe.training.stages import run_worker
     from ecgmoe.training.watch import Watch
-    from ecgmoe.training.worker import run_worker
 
     # Ray Train sets the root logger to INFO, and then every rank tells of every checkpoint.
     logging.getLogger().setLevel(logging.WARNING)

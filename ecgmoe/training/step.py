@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,15 @@ from ecgmoe.config import RunConfig
 from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.losses import composite, expected_cost_sum, task_losses, task_weight
 from ecgmoe.model.statistics import TrainingStatistics
+from ecgmoe.training.config import TrainingConfig
 from ecgmoe.training.global_terms import CachedTerm, GlobalTerms
 from ecgmoe.training.loader import BatchReader
 from ecgmoe.training.plan import GlobalBatch
 from ecgmoe.training.random_state import random_state, set_random_state
 from ecgmoe.training.routing import RoutingLoad
+
+Step = Callable[[ECGBatch, GlobalBatch], dict[str, Tensor]]
+"""Trains on a rank's share of a global batch, and returns its share of each loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +81,7 @@ class TrainingStep:
         for index, micro in enumerate(micros):
             if first:
                 set_random_state(first[index].random)
-            with self.autocast():
+            with autocast(self.engine, self.config.training):
                 output = self.engine(micro)
             self.load.add(output.routing.experts)
             parts = task_losses(output, micro, self.tasks, self.statistics, totals)
@@ -107,15 +111,16 @@ class TrainingStep:
     def first_passes(self, micros: Sequence[ECGBatch], whole: GlobalBatch, patients: Tensor) -> list[FirstPass]:
         """Go over the micro-batches once without gradients, for the terms of the global batch."""
         states, seen = [], []
-        with torch.no_grad(), self.autocast():
+        with torch.no_grad(), autocast(self.engine, self.config.training):
             for micro in micros:
                 states.append(random_state())
                 seen.append(self.terms.see(self.engine(micro)))
         terms = self.terms.cached(seen, whole, patients)
         return [FirstPass(random=state, terms=each) for state, each in zip(states, terms, strict=True)]
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """bf16 where the run asks for it; parameters and optimiser stay in fp32."""
-        if self.config.training.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.engine.device.type, dtype=torch.bfloat16)
+
+def autocast(engine: Any, config: TrainingConfig) -> contextlib.AbstractContextManager[Any]:
+    """bf16 where the run asks for it; parameters and optimiser stay in fp32."""
+    if config.precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(engine.device.type, dtype=torch.bfloat16)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict
@@ -29,18 +29,18 @@ from ecgmoe.training.backbone_cost import relative_costs
 from ecgmoe.training.build import build_backbones, build_model
 from ecgmoe.training.checkpoint import Position
 from ecgmoe.training.checkpoint_store import CheckpointStore
-from ecgmoe.training.engine import destroy, initialise
-from ecgmoe.training.faults import memory_advice
+from ecgmoe.training.engine import initialise
 from ecgmoe.training.fit_statistics import trained_on
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.link import Link
 from ecgmoe.training.loader import THREADS, BatchReader
 from ecgmoe.training.memory_report import PROBED, log_memory, plan_memory
 from ecgmoe.training.plan import EpochPlan, GlobalBatch, epoch_plan
+from ecgmoe.training.pretrained import load_pretrained
 from ecgmoe.training.progress import Interval, Progress
 from ecgmoe.training.routing import RoutingLoad
 from ecgmoe.training.start import load_start, start_of
-from ecgmoe.training.step import TrainingStep
+from ecgmoe.training.step import Step, TrainingStep
 from ecgmoe.training.tracking import Tracker
 from ecgmoe.training.validation import validate
 from ecgmoe.training.watch import Watch
@@ -49,15 +49,21 @@ from ecgmoe.training.watch import Watch
 class Worker:
     """One rank: its data, its engine, its place in the run.
 
+    What it is trained for is in a few methods, which `pretraining.Pretraining` has others of.
+
     Args:
         job: what the driver hands over.
         watch: of this rank.
         link: of this rank with whoever started it.
     """
 
+    prefix = ""
+    """Of the names of its curves."""
+
     def __init__(self, job: WorkerJob, watch: Watch, link: Link) -> None:
         self.job, self.watch, self.link, self.config = job, watch, link, from_dict(RunConfig, job.config)
         self.folder = Store(job.run)
+        self.name = self.folder.root.rpartition("/")[2]
         self.checkpoints, self.left_out = CheckpointStore(self.folder), not_finite.left_out(self.folder)
         self.training, self.tasks = self.config.training, self.config.task_table()
         self.statistics = from_dict(TrainingStatistics, job.statistics)
@@ -69,29 +75,43 @@ class Worker:
         self.reader = BatchReader(data, self.labels, self.tasks, 2 * self.training.slots // self.world + THREADS)
         self.steps_per_epoch = len(self.rows) // self.training.global_batch
         self.total_steps = self.steps_per_epoch * self.training.epochs
-        self.backbones = build_backbones(self.config)
-        model = build_model(self.config, self.statistics, self.backbones)
-        if self.config.start_from is not None:
-            load_start(model, self.folder)
-            self.trained_on = replace(self.trained_on, before=start_of(self.folder).trained_on)
-        weighs_costs = self.config.loss.backbone_cost_weight > 0
-        costs = relative_costs(self.backbones[name] for name in model.choosable) if weighs_costs else None
-        probe = self.rows[:PROBED]
+        model = self.build()
         # Before the engine takes the weights apart.
-        self.memory = plan_memory(model, self.training, self.reader.read(probe)) if self.rank == 0 else None
+        self.memory = plan_memory(model, self.training, self.probe()) if self.rank == 0 else None
         self.engine = initialise(model, self.training, self.total_steps)
         # Every pass is a sign of progress, in training and in validation.
         self.engine.module.register_forward_hook(lambda *_: watch.progress())
         self.average = WeightAverage(self.engine, self.training.weight_average)
         self.device = self.engine.device
-        shared = self.config.model.routing_is_shared
-        gates = ["all_tasks"] if shared else [task.name for task in self.tasks]
-        self.load = RoutingLoad(gates, self.config.model.expert_names, self.device)
-        self.step = TrainingStep(self.engine, self.config, self.statistics, self.reader, self.load, costs)
+        self.load, self.step = self.objective()
         self.agreement, self.saved_for_preemption = Agreement(), False
         self.tracker = Tracker(job.tracking_uri, job.mlflow_run_id, self.folder) if self.rank == 0 else None
         # Dropout differs between ranks; a resumed run takes its random state from the checkpoint instead.
         torch.manual_seed(self.training.seed * 100_003 + self.rank)
+
+    def build(self) -> nn.Module:
+        """The model with the weights that the training begins with."""
+        self.backbones = build_backbones(self.config)
+        if self.config.pretraining.epochs:
+            load_pretrained(self.backbones, self.folder)
+        model = build_model(self.config, self.statistics, self.backbones)
+        if self.config.start_from is not None:
+            load_start(model, self.folder)
+            self.trained_on = replace(self.trained_on, before=start_of(self.folder).trained_on)
+        weighs_costs = self.config.loss.backbone_cost_weight > 0
+        self.costs = relative_costs(self.backbones[name] for name in model.choosable) if weighs_costs else None
+        return model
+
+    def probe(self) -> ECGBatch:
+        """Some records, to count activations on."""
+        return self.reader.read(self.rows[:PROBED])
+
+    def objective(self) -> tuple[RoutingLoad, Step]:
+        """Where the use of the experts is counted, and what makes a step of the engine."""
+        shared = self.config.model.routing_is_shared
+        gates = ["all_tasks"] if shared else [task.name for task in self.tasks]
+        load = RoutingLoad(gates, self.config.model.expert_names, self.device)
+        return load, TrainingStep(self.engine, self.config, self.statistics, self.reader, load, self.costs)
 
     def run(self) -> dict[str, Any]:
         """Train from where the last checkpoint stands to the last epoch, validating and saving after each.
@@ -106,7 +126,7 @@ class Worker:
             BatchLeftOut: it is not, and the run may go on from its last checkpoint without that batch.
         """
         position, interval = self.resume()
-        log_memory(self.tracker, self.memory)
+        log_memory(self.tracker, self.memory, self.prefix)
         progress = Progress(
             self.training,
             self.total_steps,
@@ -114,7 +134,8 @@ class Worker:
             self.tracker,
             self.load,
             self.reader,
-            run=self.folder.root.rpartition("/")[2],
+            run=self.name,
+            prefix=self.prefix,
         )
         if interval:
             progress.resume(interval)
@@ -152,19 +173,23 @@ class Worker:
                 return {"stopped_at": position.step}
             self.watch.progress(f"validation of epoch {epoch + 1}")
             metrics = self.validate()
-            current = score(metrics)
+            current = self.score(metrics)
             position.epoch, position.batch = epoch + 1, 0
             position.best_score = current if position.best_score is None else max(current, position.best_score)
             progress.epoch_ends(epoch, position.step, metrics, current, best=current == position.best_score)
             self.save(position, current, progress)
         if not self.training.epochs:
-            self.save(position, score(self.validate()), progress)
+            self.save(position, self.score(self.validate()), progress)
         return {"stopped_at": None}
 
     def validate(self) -> dict[str, Any]:
         """Metrics of the validation split by the mean of the weights; every rank must call it."""
         with self.average.shown():
             return validate(self.engine, self.reader, self.labels, self.tasks, self.training)
+
+    def score(self, metrics: dict[str, Any]) -> float:
+        """By which the best epoch is chosen, higher is better."""
+        return score(metrics)
 
     def post(self, position: Position, whole: GlobalBatch | None, losses: dict[str, Tensor]) -> None:
         """Tell the other ranks of the step that begins at `position`."""
@@ -225,8 +250,12 @@ class Worker:
         """Every global batch from `start` on with this rank's share of it, read ahead and augmented."""
         wholes = [plan.batch(index, self.world) for index in range(start, len(plan.rows))]
         shares = (whole.share(self.rank) for whole in wholes)
-        change = partial(augmented, config=self.training.augmentation, seed=self.training.seed, epoch=epoch)
+        change = partial(self.changed, epoch=epoch)
         return zip(wholes, self.reader.ahead(shares, self.training.read_ahead, change), strict=True)
+
+    def changed(self, batch: ECGBatch, epoch: int) -> ECGBatch:
+        """A batch as it is trained on in an epoch."""
+        return augmented(batch, self.training.augmentation, seed=self.training.seed, epoch=epoch)
 
     def resume(self) -> tuple[Position, Interval | None]:
         """Go on from the last whole checkpoint, or start at the beginning."""
@@ -250,8 +279,7 @@ class Worker:
             with self.average.shown():
                 state = checkpoint.full_state(self.engine)
             if self.rank == 0:
-                cached = {each.name: self.backbones[each.name] for each in self.config.cached}
-                save_model(folder / "model", state, self.model_config(), cached)
+                self.write_model(folder / "model", state)
 
         self.checkpoints.write(fill, step=position.step, epoch=position.epoch, score=score)
         if self.tracker:
@@ -260,10 +288,19 @@ class Worker:
         if score is not None:
             best = score if position.best_score is None else position.best_score
             report = {"score": score, "best_score": best, "epoch": position.epoch, "step": position.step}
-            self.link.report({name: float(value) for name, value in report.items()})
+            self.report({name: float(value) for name, value in report.items()})
         self.watch.progress()
         progress.saved(time.perf_counter() - started)
         progress.goes_on()
+
+    def report(self, values: dict[str, float]) -> None:
+        """Tell whoever started the run of an epoch."""
+        self.link.report(values)
+
+    def write_model(self, folder: Path, state: dict[str, Tensor]) -> None:
+        """The model of a checkpoint, from all of its weights."""
+        cached = {each.name: self.backbones[each.name] for each in self.config.cached}
+        save_model(folder, state, self.model_config(), cached)
 
     def model_config(self) -> dict[str, Any]:
         """config.json of the model folder."""
@@ -275,34 +312,3 @@ class Worker:
             statistics=self.statistics,
             trained_on=self.trained_on,
         )
-
-
-def run_worker(job: WorkerJob, watch: Watch, link: Link) -> dict[str, Any]:
-    """Train on this rank to the end of the run, again from the last checkpoint where a batch is left out.
-
-    Returns:
-        As `Worker.run`.
-
-    Raises:
-        NotFiniteError: a loss or the gradient is not finite.
-        MemoryError: with what to turn down.
-    """
-    with memory_advice(from_dict(RunConfig, job.config).training):
-        while True:
-            started = time.perf_counter()
-            worker = Worker(job, watch, link)
-            if worker.rank == 0:
-                print(f"workers ready after {time.perf_counter() - started:.1f} s", flush=True)
-            try:
-                result = worker.run()
-            except not_finite.BatchLeftOut:
-                destroy(worker.engine)
-            except Exception:
-                # One of several ends with its process: DeepSpeed would wait for a GPU that waits for the other ranks.
-                if worker.world == 1:
-                    destroy(worker.engine)
-                raise
-            else:
-                # The process may have other runs to train.
-                destroy(worker.engine)
-                return result

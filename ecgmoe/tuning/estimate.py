@@ -20,6 +20,7 @@ from ecgmoe.pipeline.store import Store
 from ecgmoe.readable import size
 from ecgmoe.training.alone import group_of_one
 from ecgmoe.training.checkpoint_store import KEPT
+from ecgmoe.training.config import PretrainingConfig
 from ecgmoe.training.fit_statistics import training_statistics
 from ecgmoe.training.job import WorkerJob
 
@@ -193,6 +194,8 @@ def _share_of_one(config: RunConfig) -> RunConfig:
     slots = math.gcd(share, training.slots)
     return replace(
         config,
+        # Its steps are others, and its result is not there.
+        pretraining=PretrainingConfig(),
         training=replace(
             training, num_workers=1, min_workers=0, global_batch=share, slots=slots, epochs=max(1, training.epochs)
         ),

@@ -26,7 +26,7 @@ def run_with_an_extreme_label(jobs: list[dict[str, Any]], study: int) -> list[di
 
 
 def _run(job: dict[str, Any], study: int) -> dict[str, Any]:
-    from ecgmoe.training import loader, worker
+    from ecgmoe.training import loader, stages, worker
     from ecgmoe.training.checkpoint import full_state
     from ecgmoe.training.engine import destroy
 
@@ -43,10 +43,10 @@ def _run(job: dict[str, Any], study: int) -> dict[str, Any]:
     handed, error = WorkerJob(**job), ""
     with (
         mock.patch.object(loader, "label_arrays", _extreme(loader.label_arrays, study)),
-        mock.patch.object(worker, "Worker", Kept),
+        mock.patch.object(stages, "Worker", Kept),
     ):
         try:
-            worker.run_worker(handed, unwatched(handed), Alone())
+            stages.run_worker(handed, unwatched(handed), Alone())
         except FloatingPointError as fault:
             error = str(fault)
     state = states[-1]
@@ -70,7 +70,7 @@ def run_out_of_memory(job: dict[str, Any], more: int) -> str:
 
     Not before: all threads are there by then. One that starts without memory for its stack may leave Python waiting for it.
     """
-    from ecgmoe.training import worker
+    from ecgmoe.training import stages, worker
 
     class Limited(worker.Worker):
         def __init__(self, *arguments: Any) -> None:
@@ -85,9 +85,9 @@ def run_out_of_memory(job: dict[str, Any], more: int) -> str:
             self.step = limited  # type: ignore[assignment]
 
     handed = WorkerJob(**job)
-    with mock.patch.object(worker, "Worker", Limited):
+    with mock.patch.object(stages, "Worker", Limited):
         try:
-            worker.run_worker(handed, unwatched(handed), Alone())
+            stages.run_worker(handed, unwatched(handed), Alone())
         except MemoryError as fault:
             return str(fault)
         finally:

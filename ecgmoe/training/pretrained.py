@@ -1,0 +1,26 @@
+"""The weights that a run's pre-training leaves for its training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from ecgmoe.backbones.base import Backbone
+from ecgmoe.filesystem import temporary_folder
+from ecgmoe.pipeline.store import Store
+
+FOLDER = "pretraining"
+WEIGHTS = f"{FOLDER}/backbones.safetensors"
+"""In the run's folder: weights of all backbones that were pre-trained, as <name>.<weight>. It says that this is done."""
+
+
+def load_pretrained(backbones: Mapping[str, Backbone], run: Store) -> None:
+    """Give the backbones their weights of `WEIGHTS`, strictly."""
+    with temporary_folder() as folder:
+        run.download(WEIGHTS, folder / "weights")
+        state = load_file(Path(folder) / "weights")
+    for name in dict.fromkeys(key.partition(".")[0] for key in state):
+        own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+        backbones[name].load_state_dict(own)

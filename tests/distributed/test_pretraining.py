@@ -1,0 +1,86 @@
+"""Masked reconstruction over workers: one result, whatever the layout and however often it was interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distributed import run_distributed
+from ecgmoe.pipeline.store import Store
+from ecgmoe.training.checkpoint_store import CheckpointStore
+from ecgmoe.training.pretrained import WEIGHTS
+from prepared_examples import simulated_and_prepared
+from pretraining_examples import NAME, pretrain, pretrained_run
+from training_examples import job_of
+
+pytestmark = pytest.mark.distributed
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "one worker": {"num_workers": 1, "zero_stage": 1},
+    "ZeRO 3": {"num_workers": 2, "zero_stage": 3},
+    "DDP, two passes": {"num_workers": 2, "engine": "ddp", "zero_stage": 0, "accumulation": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulated_and_prepared(tmp_path_factory.mktemp("pretraining"), patients=40, studies=70)
+
+
+def run(data: Path, folder: Path, stops: tuple[int | None, ...] = (None,), **training: Any) -> list[list[float]]:
+    """A run of this layout in `folder`; the losses of the global batches by attempt."""
+    config = pretrained_run(**training)
+    job = job_of(config, data) | {"run": str(folder)}
+    attempts = []
+    for stop in stops:
+        shares = [found["losses"] for found in run_distributed(pretrain, config.training.num_workers, job, stop)]
+        attempts.append([sum(each) for each in zip(*shares, strict=True)])
+    return attempts
+
+
+def test_layouts_have_one_result(data: Path, tmp_path: Path) -> None:
+    losses, weights = {}, {}
+    for name, layout in LAYOUTS.items():
+        folder = tmp_path / name
+        losses[name] = run(data, folder, **layout)[0]
+        weights[name] = load_file(folder / WEIGHTS)
+        # What was trained is what the run begins with; of the decoders nothing is left.
+        checkpoints = CheckpointStore(Store(folder))
+        model = load_file(checkpoints.store.path(f"{checkpoints.committed()[-1].name}/model/model.safetensors"))
+        own = {key.removeprefix("backbones."): value for key, value in model.items() if key.startswith("backbones.")}
+        assert own.keys() == weights[name].keys()
+        assert all(torch.equal(own[key], value) for key, value in weights[name].items())
+        assert not [key for key in model if "decoder" in key]
+        assert not (folder / "pretraining" / "checkpoints").exists()
+    first, *others = LAYOUTS
+    for other in others:
+        # As test_one_mathematics: fp32 sums in another order, enlarged by AdamW.
+        assert losses[other] == pytest.approx(losses[first], rel=1e-4)
+        for key, value in weights[first].items():
+            assert (weights[other][key] - value).norm() <= 1e-4 * value.norm(), (other, key)
+    half = len(losses[first]) // 2
+    assert sum(losses[first][half:]) < sum(losses[first][:half])
+
+
+def test_interrupted_and_continued_it_is_the_same_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    layout = {"num_workers": 1, "checkpoint_every": 2}
+    ((*whole,),) = run(data, tmp_path / "whole", **layout)
+    steps = len(whole)
+    assert steps >= 8
+    attempts = run(data, tmp_path / "parts", (3, 3, None), **layout)
+    # From the checkpoint at step 2 on, and then from that at step 4.
+    assert [len(each) for each in attempts] == [3, 3, steps - 4]
+    assert whole == [*attempts[0][:2], *attempts[1][:2], *attempts[2]]
+    parts, uninterrupted = load_file(tmp_path / "parts" / WEIGHTS), load_file(tmp_path / "whole" / WEIGHTS)
+    assert all(torch.equal(parts[key], value) for key, value in uninterrupted.items())
+    # What is done is not done again.
+    assert run(data, tmp_path / "parts", **layout) == [[]]
+
+
+def test_only_the_named_backbones_are_kept(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "run", num_workers=1)
+    assert {key.partition(".")[0] for key in load_file(tmp_path / "run" / WEIGHTS)} == {NAME}
