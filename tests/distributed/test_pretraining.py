@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
+from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from distributed import run_distributed
+from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training.checkpoint_store import CheckpointStore
 from ecgmoe.training.pretrained import WEIGHTS
+from ecgmoe.training.run import train
 from prepared_examples import simulated_and_prepared
 from pretraining_examples import NAME, pretrain, pretrained_run
 from training_examples import job_of
@@ -84,3 +90,30 @@ def test_interrupted_and_continued_it_is_the_same_bit_for_bit(data: Path, tmp_pa
 def test_only_the_named_backbones_are_kept(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "run", num_workers=1)
     assert {key.partition(".")[0] for key in load_file(tmp_path / "run" / WEIGHTS)} == {NAME}
+
+
+@pytest.mark.ray
+def test_a_run_of_ray_train_has_the_curves_of_both(data: Path, tmp_path: Path) -> None:
+    config = pretrained_run(num_workers=2, log_every=2)
+    config = replace(config, training=replace(config.training, epochs=1))
+    connect(2, dashboard=False)
+    try:
+        train(config, data=str(data), features={}, name="run", storage=str(tmp_path))
+    finally:
+        ray.shutdown()
+    known = json.loads((tmp_path / "run" / "mlflow.json").read_text())
+    client = MlflowClient(known["tracking_uri"])
+    steps = {
+        name: [each.step for each in client.get_metric_history(known["run_id"], name)]
+        for name in (
+            f"pretraining/train/loss_{NAME}",
+            "pretraining/validation/score",
+            "train/loss_age",
+            "validation/score",
+        )
+    }
+    of_an_epoch = steps["validation/score"][-1]
+    assert steps["pretraining/validation/score"] == [of_an_epoch, 2 * of_an_epoch]
+    assert steps[f"pretraining/train/loss_{NAME}"][0] == steps["train/loss_age"][0] == 2
+    errors = client.get_metric_history(known["run_id"], f"pretraining/validation/{NAME}_mae")
+    assert errors[1].value < errors[0].value
