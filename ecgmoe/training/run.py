@@ -2,6 +2,7 @@
 
 STORAGE/NAME/config.json     configuration, data and code revision; a run name belongs to one of them (`identity`)
 STORAGE/NAME/checkpoints/    the last two checkpoints and the best (`checkpoint_store`)
+STORAGE/NAME/pretraining/    what comes before the training, where that is wanted (`pretraining`)
 STORAGE/NAME/start/          the model that the training begins with, where that is not random (`start`)
 STORAGE/NAME/faults/         stacks of ranks that hung, studies of batches whose loss was not finite
 STORAGE/NAME/model/          the best model, ready to predict
