@@ -304,12 +304,16 @@ def notes(
     lines = []
     if manifest["dataset"] == "simulated":
         lines.append("SIMULATED DATA: these figures say nothing about real patients.")
-    if not config.training.epochs:
+    if not config.training.epochs and config.start_from is None:
         lines.append("Nothing was trained: the heads are as they were initialised, and these figures are chance.")
     if config.start_from is not None:
         lines.append(STARTED)
-    if config.random_backbones:
-        lines.append(f"{RANDOM_WEIGHTS}: {', '.join(config.random_backbones)}.")
+    if random := random_backbones(config, backbones):
+        lines.append(f"{RANDOM_WEIGHTS}: {', '.join(random)}.")
+    if names := config.pretraining.backbones:
+        lines.append(
+            f"Pre-trained on the training split's ECGs without labels, by masked reconstruction: {', '.join(names)}."
+        )
     for each in backbones:
         if provenance := each["provenance"]:
             line = f"{each['name']}: weights of {provenance['source']} ({provenance['licence']}); its pretraining saw "
@@ -318,6 +322,13 @@ def notes(
     if metrics["tasks"].get("rr", {}).get("note"):
         lines.append(f"rr: {metrics['tasks']['rr']['note']}; its figures are no claim.")
     return lines
+
+
+def random_backbones(config: RunConfig, backbones: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Those without published weights, here or where the training began; `backbones` as the model folder describes them."""
+    if config.start_from is None:
+        return config.random_backbones
+    return tuple(each["name"] for each in backbones if not each["provenance"])
 
 
 def track(

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecgmoe.assessment import RANDOM_WEIGHTS, finished_run, headline, notes, part_name
+from ecgmoe.assessment import RANDOM_WEIGHTS, finished_run, headline, notes, part_name, random_backbones
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict, require
 from ecgmoe.ecg.perturb import PERTURBATIONS, conditions
@@ -166,7 +166,11 @@ def remarks(runs: Sequence[Run], data: PreparedData, clean: pa.Table, training: 
         for line, names in of.items()
         if not line.startswith(RANDOM_WEIGHTS)
     ]
-    random = dict.fromkeys(name for run in runs for name in run.config.random_backbones)
+    random = dict.fromkeys(
+        name
+        for run in runs
+        for name in random_backbones(run.config, run.store.read_json("model/config.json")["backbones"])
+    )
     return [*lines, *([f"{RANDOM_WEIGHTS}: {', '.join(random)}."] if random else [])]
 
 

@@ -18,7 +18,7 @@ from ecgmoe.pipeline.store import Store, digest_of
 from ecgmoe.training import tracking
 from ecgmoe.training.identity import check_name
 from ecgmoe.training.run import check_labels, train
-from ecgmoe.training.start import check_start
+from ecgmoe.training.start import check_start, with_whole_path
 
 DEMONSTRATION = SimulationConfig(patients=3000, studies=5000)
 """The embedded default: small enough for two cores and minutes, large enough that all five tasks are learnt."""
@@ -56,6 +56,7 @@ def run(config: RunConfig, *, name: str, storage: str, data: str | None = None) 
         The content of metrics.json.
     """
     check_name(name)
+    config = with_whole_path(config)
     prepared = PreparedData(data or default_data(DEMONSTRATION))
     folder = prepared.store.root
     print(f"data {folder}\nrun  {Store(storage).path(name)}", flush=True)

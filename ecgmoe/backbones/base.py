@@ -158,13 +158,9 @@ class Backbone(nn.Module, ABC):
     def along_time(self, x_BCS: Tensor) -> Tensor:
         """Features in the order of time, (B, channels, steps), from the backbone's own input: what masked reconstruction needs.
 
-        Raises:
-            ValueError: the encoder has none.
+        Not every encoder has them.
         """
-        raise ValueError(
-            f"{type(self).__name__} has no features along time that an ECG could be reconstructed from: leave it out of "
-            "pretraining.backbones"
-        )
+        raise NotImplementedError
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         """Canonical records (B, 12, 5000) in mV, missing samples already 0, to pooled tokens (B, M, W)."""

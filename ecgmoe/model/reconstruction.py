@@ -53,6 +53,19 @@ def hide(batch: ECGBatch, *, seed: int, epoch: int) -> ECGBatch:
     return replace(batch, signal=torch.stack(signals), features={HIDDEN: torch.stack(hidden)})
 
 
+def require_along_time(name: str, kind: type[Backbone]) -> None:
+    """Refuse a class of encoders that an ECG cannot be reconstructed from.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if kind.along_time is Backbone.along_time:
+        raise ValueError(
+            f"backbone {name} ({kind.__name__}) has no features along time that an ECG could be reconstructed from: leave it "
+            "out of pretraining.backbones"
+        )
+
+
 class MaskedReconstruction(nn.Module):
     """Encoders, each with a linear decoder to the samples that it stands for.
 
@@ -68,6 +81,7 @@ class MaskedReconstruction(nn.Module):
         self.backbones = nn.ModuleDict(dict(backbones))
         decoders = {}
         for name, backbone in backbones.items():
+            require_along_time(name, type(backbone))
             with torch.no_grad():
                 _, channels, steps = backbone.along_time(torch.zeros(1, N_LEADS, backbone.samples)).shape
             if backbone.samples % steps:
@@ -78,14 +92,16 @@ class MaskedReconstruction(nn.Module):
         self.decoders = nn.ModuleDict(decoders)
 
     def forward(self, batch: ECGBatch) -> dict[str, Tensor]:
-        """Mean absolute error over what is hidden of each record, in `UNIT_MV`: (B,) by backbone."""
+        """Mean absolute error over what is hidden and known of each record, in `UNIT_MV`: (B,) by backbone."""
         x_BLT, errors = to_millivolt(batch.signal), {}
+        known_BLT = (batch.signal != MISSING).float()
         for name, decoder in self.decoders.items():
             backbone: Backbone = self.backbones[name]  # type: ignore[assignment]
             x = backbone.own_input(x_BLT)
             hidden = nn.functional.interpolate(batch.features[HIDDEN].float(), x.shape[-1]).bool()
             decoded = decoder(backbone.along_time(x.masked_fill(hidden, 0.0)))
             y = decoded.unflatten(1, (N_LEADS, -1)).transpose(2, 3).flatten(2).float()
-            error = ((y - x).abs() * hidden).sum((1, 2))
-            errors[name] = error / hidden.sum((1, 2)).clamp(min=1) / UNIT_MV
+            asked = hidden & nn.functional.interpolate(known_BLT, x.shape[-1]).bool()
+            error = ((y - x).abs() * asked).sum((1, 2))
+            errors[name] = error / asked.sum((1, 2)).clamp(min=1) / UNIT_MV
         return errors

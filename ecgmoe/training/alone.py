@@ -51,7 +51,12 @@ def forget_peak_memory() -> None:
 
     What libraries keep of earlier runs stays in it. Where Linux does not allow it, the peak is that of all runs together.
     """
+    import torch
+
     gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         # proc(5): 5 resets the peak resident set size, which getrusage tells too.
         Path("/proc/self/clear_refs").write_text("5")

@@ -51,7 +51,7 @@ def left_out(run: Store) -> list[Batch]:
     return [Batch(**each) for each in gather_objects(stored)[0]]
 
 
-def give_up(run: Store, batch: Batch, before: list[Batch], allowed: int) -> None:
+def give_up(run: Store, batch: Batch, before: list[Batch], allowed: int, learning_rate: str) -> None:
     """Write the batch down and end this attempt; every rank must call it.
 
     Args:
@@ -59,6 +59,7 @@ def give_up(run: Store, batch: Batch, before: list[Batch], allowed: int) -> None
         batch: the batch.
         before: those that are left out already.
         allowed: how many the run may leave out.
+        learning_rate: option that sets it.
 
     Raises:
         BatchLeftOut: the run is to go on without it.
@@ -82,5 +83,5 @@ def give_up(run: Store, batch: Batch, before: list[Batch], allowed: int) -> None
     gather_objects(None)
     raise NotFiniteError(
         f"{what} {where}; its study ids are in {run.path(name)}. Look at their labels and waveforms, lower "
-        f"--training.learning-rate under another --run, or leave out such batches: --training.skip-not-finite {allowed + 1}"
+        f"{learning_rate} under another --run, or leave out such batches: --training.skip-not-finite {allowed + 1}"
     )

@@ -26,7 +26,7 @@ from ecgmoe.model.reconstruction import MaskedReconstruction, hide
 from ecgmoe.pipeline.prepared import split_rows
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training import checkpoint
-from ecgmoe.training.collectives import sum_over_ranks
+from ecgmoe.training.collectives import gather_objects, sum_over_ranks
 from ecgmoe.training.config import Augmentation, TrainingConfig
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.link import Link
@@ -39,9 +39,16 @@ from ecgmoe.training.worker import Worker
 
 
 def is_due(job: WorkerJob) -> bool:
-    """Whether a run has a pre-training that is not done."""
-    wanted = from_dict(RunConfig, job.config).pretraining.epochs > 0
-    return wanted and not Store(job.run).exists(WEIGHTS)
+    """Whether a run has a pre-training that is not done; every rank must call it, and what rank 0 sees counts."""
+    if not from_dict(RunConfig, job.config).pretraining.epochs:
+        return False
+    return bool(gather_objects(not Store(job.run).exists(WEIGHTS))[0])
+
+
+def clear(job: WorkerJob) -> None:
+    """Delete the checkpoints of a pre-training that is done: they take space that the training's need."""
+    if dist.get_rank() == 0:
+        (Store(job.run) / FOLDER).remove("checkpoints")
 
 
 class Pretraining(Worker):
@@ -54,6 +61,7 @@ class Pretraining(Worker):
     """
 
     prefix = f"{FOLDER}/"
+    learning_rate_option = "--pretraining.learning-rate"
 
     def __init__(self, job: WorkerJob, watch: Watch, link: Link) -> None:
         config = from_dict(RunConfig, job.config)
@@ -71,6 +79,11 @@ class Pretraining(Worker):
         # Cached features are of no use here.
         super().__init__(replace(job, config=own, run=f"{job.run}/{FOLDER}", features={}), watch, link)
         self.name = self.result.root.rpartition("/")[2]
+
+    @property
+    def run_folder(self) -> Store:
+        """That of the whole run."""
+        return self.result
 
     def build(self) -> nn.Module:
         """The encoders as they are initialised, with decoders."""
@@ -135,8 +148,6 @@ class Pretraining(Worker):
                     save_file(weights, folder / "weights")
                     with self.result.writing(WEIGHTS) as target:
                         target.write((folder / "weights").read_bytes())
-                # They would take space that the training's need.
-                self.folder.remove("checkpoints")
             if self.world > 1:
                 dist.barrier()
         return ended

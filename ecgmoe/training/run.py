@@ -50,6 +50,7 @@ from ecgmoe.training.identity import code_revision, environment, refuse_other_ru
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.monitor import start_monitor
 from ecgmoe.training.plan import epoch_plan
+from ecgmoe.training.pretrained import FOLDER as PRETRAINING
 from ecgmoe.training.start import keep_start
 from ecgmoe.training.supervise import supervised
 from ecgmoe.training.tracking import ParentRun
@@ -166,8 +167,7 @@ def train(
         print(f"{name} goes on with another layout: {'; '.join(changed)}", flush=True)
     statistics = training_statistics(prepared, labels, config)
     if start:
-        # Its weights mean nothing without its own, but for those of the losses.
-        statistics = replace(start.statistics, class_weights=statistics.class_weights)
+        statistics = start.scaling(statistics)
     uri = parent.uri if parent else tracking.default_uri(root.root)
     run_id = mlflow_run(run, uri, config, prepared, name, parent)
     print(
@@ -188,8 +188,7 @@ def train(
         try:
             train_alone(job)
         except Exception:
-            with contextlib.suppress(OSError):
-                CheckpointStore(run).clear_unfinished()
+            clear_unfinished(run)
             raise
         return export(run)
     monitor = start_monitor()
@@ -197,9 +196,7 @@ def train(
         try:
             supervised(partial(fit, job, config.training, monitor, scratch, callbacks), monitor)
         except TrainingFailedError as error:
-            # The workers are gone. What they were writing takes space that the next checkpoint needs.
-            with contextlib.suppress(OSError):
-                CheckpointStore(run).clear_unfinished()
+            clear_unfinished(run)
             if isinstance(error, ControllerError):
                 # A worker's own, which no restart can mend, comes with its message.
                 raise error.controller_failure from None
@@ -276,6 +273,13 @@ def fit(
         ),
     )
     return trainer.fit()
+
+
+def clear_unfinished(run: Store) -> None:
+    """Delete what workers were writing that are gone: it takes space that the next checkpoint needs."""
+    for stage in (run, run / PRETRAINING):
+        with contextlib.suppress(OSError):
+            CheckpointStore(stage).clear_unfinished()
 
 
 def export(run: Store) -> str:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ecgmoe.backbones.base import Backbone
-from ecgmoe.backbones.registry import describe, digest_of_weights, weights_digest
+from ecgmoe.backbones.provenance import Provenance
+from ecgmoe.backbones.registry import backbone_class, describe, digest_of_weights, weights_digest
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import differing_keys, from_dict, to_dict
 from ecgmoe.filesystem import temporary_folder
 from ecgmoe.model.ecg_moe import ECGMoE
 from ecgmoe.model.files import CONFIG, WEIGHTS
 from ecgmoe.model.folder import OF_LOSSES, ModelFolderError, read_config, trained_on
+from ecgmoe.model.reconstruction import require_along_time
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.model.trained_on import TrainedOn
 from ecgmoe.pipeline.store import Store
@@ -47,19 +49,43 @@ class Start:
     Attributes:
         statistics: by which its inputs and targets are scaled, and so those of the run.
         trained_on: its training split; None where its folder does not say.
+        provenance: of its backbones' weights, by name; None where they began as random ones.
     """
 
     statistics: TrainingStatistics
     trained_on: TrainedOn | None
+    provenance: Mapping[str, Provenance | None]
+
+    def scaling(self, own: TrainingStatistics) -> TrainingStatistics:
+        """Its statistics, without which its weights mean nothing, with what of the run's own has to stand instead.
+
+        That are class weights, which only the loss has, and the scale of targets that it was never trained on: it has none.
+        """
+        never = () if self.trained_on is None else self.trained_on.untrained
+        new = [task for task in never if task in own.target_mean]
+        return replace(
+            self.statistics,
+            class_weights=own.class_weights,
+            target_mean=self.statistics.target_mean | {task: own.target_mean[task] for task in new},
+            target_std=self.statistics.target_std | {task: own.target_std[task] for task in new},
+        )
+
+
+def with_whole_path(config: RunConfig) -> RunConfig:
+    """The same start by its whole path: a process of Ray Tune has another working directory."""
+    return config if config.start_from is None else replace(config, start_from=Store(config.start_from).root)
 
 
 def check_start(config: RunConfig) -> None:
-    """Refuse a model that the run cannot begin with.
+    """Refuse a model that the run cannot begin with, and a pre-training that its backbones cannot have.
 
     Raises:
         ModelFolderError: it is no model folder.
         ValueError: it has other tasks, backbones or sizes than the run; the message names them.
     """
+    for each in config.backbones:
+        if each.name in config.pretraining.backbones:
+            require_along_time(each.name, backbone_class(each.name, each.implementation))
     if config.start_from is not None:
         with _here(Store(config.start_from)) as folder:
             _check(config, folder)
@@ -91,7 +117,14 @@ def keep_start(config: RunConfig, run: Store) -> Start | None:
 def start_of(run: Store) -> Start:
     """What the model in a run's `FOLDER` says of itself."""
     about = run.read_json(f"{FOLDER}/{CONFIG}")
-    return Start(statistics=from_dict(TrainingStatistics, about["statistics"]), trained_on=trained_on(about))
+    return Start(
+        statistics=from_dict(TrainingStatistics, about["statistics"]),
+        trained_on=trained_on(about),
+        provenance={
+            each["name"]: from_dict(Provenance, each["provenance"]) if each["provenance"] else None
+            for each in about["backbones"]
+        },
+    )
 
 
 def load_start(model: ECGMoE, run: Store) -> None:

@@ -59,6 +59,7 @@ class Worker:
 
     prefix = ""
     """Of the names of its curves."""
+    learning_rate_option = "--training.learning-rate"
 
     def __init__(self, job: WorkerJob, watch: Watch, link: Link) -> None:
         self.job, self.watch, self.link, self.config = job, watch, link, from_dict(RunConfig, job.config)
@@ -85,9 +86,14 @@ class Worker:
         self.device = self.engine.device
         self.load, self.step = self.objective()
         self.agreement, self.saved_for_preemption = Agreement(), False
-        self.tracker = Tracker(job.tracking_uri, job.mlflow_run_id, self.folder) if self.rank == 0 else None
+        self.tracker = Tracker(job.tracking_uri, job.mlflow_run_id, self.run_folder) if self.rank == 0 else None
         # Dropout differs between ranks; a resumed run takes its random state from the checkpoint instead.
         torch.manual_seed(self.training.seed * 100_003 + self.rank)
+
+    @property
+    def run_folder(self) -> Store:
+        """Where numbers wait that MLflow does not take."""
+        return self.folder
 
     def build(self) -> nn.Module:
         """The model with the weights that the training begins with."""
@@ -97,7 +103,10 @@ class Worker:
         model = build_model(self.config, self.statistics, self.backbones)
         if self.config.start_from is not None:
             load_start(model, self.folder)
-            self.trained_on = replace(self.trained_on, before=start_of(self.folder).trained_on)
+            start = start_of(self.folder)
+            self.trained_on = replace(self.trained_on, before=start.trained_on)
+            for name, backbone in self.backbones.items():
+                backbone.provenance = start.provenance[name]
         weighs_costs = self.config.loss.backbone_cost_weight > 0
         self.costs = relative_costs(self.backbones[name] for name in model.choosable) if weighs_costs else None
         return model
@@ -213,7 +222,8 @@ class Worker:
             given_up = not_finite.Batch(
                 epoch=epoch, batch=batch, step=step, not_finite=list(verdict.not_finite), study_ids=studies
             )
-            not_finite.give_up(self.folder, given_up, self.left_out, self.training.skip_not_finite)
+            allowed = self.training.skip_not_finite
+            not_finite.give_up(self.folder, given_up, self.left_out, allowed, self.learning_rate_option)
         return verdict.stop
 
     def is_preempted(self, position: Position) -> bool:

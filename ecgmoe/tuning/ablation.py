@@ -28,6 +28,7 @@ from ecgmoe.training import tracking
 from ecgmoe.training.checkpoint_store import CheckpointStore
 from ecgmoe.training.identity import check_name
 from ecgmoe.training.run import check_labels, check_resources
+from ecgmoe.training.start import with_whole_path
 from ecgmoe.training.tracking import ParentRun
 from ecgmoe.tuning.cells import Cell, Plan, compute_cells, embedded
 from ecgmoe.tuning.config import Protocol
@@ -73,6 +74,7 @@ def ablate(
         ValueError: options that do not fit, something else under this name, or no cell that ended well.
     """
     check_name(name)
+    config = with_whole_path(config)
     names = tuple(dict.fromkeys(each for table in tables for each in table.variants))
     configs = {each: variant(each, config) for each in names}
     prepared, store = PreparedData(data), Store(storage) / name

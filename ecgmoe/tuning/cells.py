@@ -21,7 +21,7 @@ from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.evaluation.known import known_arrays
 from ecgmoe.inference.predict_split import predict_split
 from ecgmoe.pipeline.embed import embed
-from ecgmoe.pipeline.nodes import alive_nodes
+from ecgmoe.pipeline.nodes import alive_nodes, refuse_local
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training.alone import can_be_alone
@@ -106,6 +106,8 @@ def compute_cells(
         for folder in plan.folders.values():
             check_labels(PreparedData(folder), config)
     for name, config in plan.configs.items():
+        # A cell may train on any node, and reads it there.
+        refuse_local(start_from=config.start_from)
         # What has begun has its own copy of the model that it started from.
         if not any((plan.store / cell.run).exists("config.json") for cell in cells if cell.variant == name):
             check_start(config)

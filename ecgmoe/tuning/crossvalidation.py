@@ -27,6 +27,7 @@ from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.tasks import Task
 from ecgmoe.training.identity import check_name
+from ecgmoe.training.start import with_whole_path
 from ecgmoe.tuning.cells import FOLD, Cell, Plan, compute_cells, pooled
 from ecgmoe.tuning.table_figures import constants_of
 from ecgmoe.variants import variant
@@ -66,6 +67,7 @@ def cross_validate(
     check_name(name)
     require(bool(variants) and len(set(variants)) == len(variants), "name each variant once, and at least one")
     require(bool(seeds) and len(set(seeds)) == len(seeds), "name each seed once, and at least one")
+    config = with_whole_path(config)
     configs = {each: variant(each, config) for each in variants}
     store = Store(storage) / name
     roots = write_folds(data, store.path("folds"), folds=folds)

@@ -126,7 +126,8 @@ def together(
         training, found = config.training, measured[name]
         steps = rows["train"] // training.global_batch
         epoch = training.num_workers * steps * found.step_s + rows["validation"] * found.forward_s
-        hours += counts[name] * training.epochs * epoch / 3600
+        # An epoch of masked reconstruction, of some backbones alone, takes no longer than one of the training.
+        hours += counts[name] * (config.pretraining.epochs + training.epochs) * epoch / 3600
         disk += counts[name] * found.disk_bytes
     gpu = any(config.training.use_gpu for config in configs.values())
     return Estimate(trainings=sum(counts.values()), worker_hours=hours, disk_bytes=disk, gpu=gpu)
@@ -194,8 +195,9 @@ def _share_of_one(config: RunConfig) -> RunConfig:
     slots = math.gcd(share, training.slots)
     return replace(
         config,
-        # Its steps are others, and its result is not there.
+        # What they leave for the training is not there.
         pretraining=PretrainingConfig(),
+        start_from=None,
         training=replace(
             training, num_workers=1, min_workers=0, global_batch=share, slots=slots, epochs=max(1, training.epochs)
         ),

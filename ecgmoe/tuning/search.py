@@ -34,6 +34,7 @@ from ecgmoe.training import tracking
 from ecgmoe.training.checkpoint_store import CheckpointStore
 from ecgmoe.training.identity import check_name, run_identity
 from ecgmoe.training.run import check_labels, check_resources, train
+from ecgmoe.training.start import check_start, with_whole_path
 from ecgmoe.training.tracking import ParentRun
 from ecgmoe.tuning.cells import Cell, Plan, compute_cells, pooled
 from ecgmoe.tuning.config import SearchConfig
@@ -86,7 +87,9 @@ def search(
     )
     require(config.training.epochs >= 1, "a search needs at least one epoch")
     prepared, store = PreparedData(data), Store(storage) / name
+    config = with_whole_path(config)
     check_labels(prepared, config)
+    check_start(config)
     check_resources(config.training)
     features = embed(prepared.store.root, config.cached, precision=config.training.precision)
     identity = {

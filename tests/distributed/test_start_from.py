@@ -54,6 +54,7 @@ def test_it_has_the_weights_of_the_model(tmp_path: Path) -> None:
     weights = {name: load_file(storage / name / "model/model.safetensors") for name in ("first", *runs)}
     about = {name: json.loads((storage / name / "model/config.json").read_text()) for name in ("first", *runs)}
     assert metrics["tasks"]["age"]["n"] > 0
+    assert "Nothing was trained" not in (storage / "whole/report/report.txt").read_text()
     assert "began with the weights of another model" in (storage / "whole/report/report.txt").read_text()
     for name in runs:
         assert set(weights[name]) == set(weights["first"])

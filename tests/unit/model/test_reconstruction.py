@@ -97,8 +97,18 @@ def test_what_is_missing_stays_missing() -> None:
     assert ((changed[:, 6] == MISSING).sum(1) == 100).all()
 
 
+def test_nobody_knows_what_was_missing() -> None:
+    records = example()
+    records.signal[:, 5] = MISSING
+    hidden = hide(records, seed=0, epoch=0)
+    only = torch.zeros_like(hidden.features[HIDDEN])
+    only[:, 5] = True
+    hidden.features[HIDDEN] = only
+    assert not MaskedReconstruction({"echo": Echo()})(hidden)["echo"].any()
+
+
 def test_an_encoder_without_features_along_time_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"DLinear has no features along time .* leave it out of pretraining\.backbones"
+        ValueError, match=r"dlinear \(DLinear\) has no features along time .* leave it out of pretraining\.backbones"
     ):
         MaskedReconstruction({"dlinear": build(BackboneConfig(name="dlinear", mode="full"))})

@@ -24,8 +24,8 @@ from ecgmoe.model.files import CONFIG, WEIGHTS
 from ecgmoe.model.folder import ModelFolderError, load_model, model_config, save_model
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training.build import build_backbones, build_model
-from ecgmoe.training.config import TrainingConfig
-from ecgmoe.training.start import FOLDER, check_start, keep_start, load_start
+from ecgmoe.training.config import PretrainingConfig, TrainingConfig
+from ecgmoe.training.start import FOLDER, check_start, keep_start, load_start, with_whole_path
 from hub import hub
 from model_examples import TRAINED_ON, batch, statistics
 
@@ -77,6 +77,7 @@ def test_a_run_predicts_what_the_model_predicts(tmp_path: Path) -> None:
     start = keep_start(config, Store(tmp_path / "run"))
     assert start is not None
     assert (start.statistics, start.trained_on) == (statistics(), TRAINED_ON)
+    assert start.provenance == {"dlinear": None, "moment": None}
     trained, _ = load_model(tmp_path / "model")
     begun, _ = build_run(config, seed=0)
     records = batch()
@@ -108,6 +109,39 @@ def test_the_model_may_be_on_a_hub(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for name in (CONFIG, WEIGHTS):
         assert (tmp_path / "run" / FOLDER / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_targets_that_it_was_never_trained_on_have_the_scale_of_the_run(tmp_path: Path) -> None:
+    config = replace(CONFIG_OF_RUN, start_from=str(save(tmp_path / "model")))
+    start = keep_start(config, Store(tmp_path / "run"))
+    assert start is not None
+    own = replace(
+        statistics(),
+        characteristics_mean=(5.0,) * len(statistics().characteristics_mean),
+        target_mean={"rr": 700.0, "age": 30.0},
+        target_std={"rr": 100.0, "age": 9.0},
+        class_weights={"arrhythmia": (1.0,) * 15},
+    )
+    # Of its data the age alone had no label.
+    never = replace(TRAINED_ON, labels={**TRAINED_ON.labels, "age": 0})
+    found = replace(start, trained_on=never).scaling(own)
+    assert (found.target_mean, found.target_std) == ({"rr": 800.0, "age": 30.0}, {"rr": 150.0, "age": 9.0})
+    assert found.characteristics_mean == statistics().characteristics_mean
+    assert found.class_weights == own.class_weights
+    assert start.scaling(own).target_mean == statistics().target_mean
+
+
+def test_its_path_is_whole_whatever_folder_a_process_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert with_whole_path(replace(CONFIG_OF_RUN, start_from="runs/model")).start_from == f"{tmp_path}/runs/model"
+    assert with_whole_path(replace(CONFIG_OF_RUN, start_from="hf://lab/model")).start_from == "hf://lab/model"
+    assert with_whole_path(CONFIG_OF_RUN) == CONFIG_OF_RUN
+
+
+def test_a_backbone_that_cannot_be_pretrained_is_named(tmp_path: Path) -> None:
+    config = replace(CONFIG_OF_RUN, backbones=(BackboneConfig(name="timesnet", mode="full"),))
+    with pytest.raises(ValueError, match=r"timesnet \(TimesNet\) has no features along time"):
+        check_start(replace(config, pretraining=PretrainingConfig(backbones=("timesnet",), epochs=1)))
 
 
 def test_what_only_the_losses_need_begins_anew(tmp_path: Path) -> None:

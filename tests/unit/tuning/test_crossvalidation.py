@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cell_fakes import NOISE, Fakes
+from ecgmoe.config import RunConfig
 from ecgmoe.evaluation.report import LINEAR
 from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.tuning import cells
 from ecgmoe.tuning.crossvalidation import cross_validate
 from finished_runs import CONFIG
 from model_examples import saved_model
@@ -75,6 +77,24 @@ def test_a_model_that_a_variant_cannot_start_from_is_refused_before_the_first_tr
     with pytest.raises(ValueError, match="and this run residual_network: start with"):
         cross_validate(config, ["residual_network"], data=str(data), name="one", storage=str(tmp_path), folds=3)
     assert not fakes.trained
+
+
+def test_trials_get_the_whole_path_of_a_model_to_start_from(
+    data: Path, tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str | None] = []
+    train = fakes.train
+
+    def noting(config: RunConfig, **options: Any) -> str:
+        begun.append(config.start_from)
+        return train(config, **options)
+
+    monkeypatch.setattr(cells, "train", noting)
+    monkeypatch.setattr(cells, "check_start", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    config = replace(CONFIG, start_from="model")
+    cross_validate(config, ["ecg_moe"], data=str(data), name="one", storage=str(tmp_path), folds=3)
+    assert begun == [f"{tmp_path}/model"] * 3
 
 
 def test_what_is_finished_is_not_predicted_again(data: Path, tmp_path: Path, fakes: Fakes) -> None:
