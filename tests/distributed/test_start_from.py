@@ -15,7 +15,6 @@ from ecgmoe.config import RunConfig
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.training.run import train
-from ecgmoe.workflow import run as run_all
 from prepared_examples import simulated_and_prepared
 from tuning_examples import small
 
@@ -39,7 +38,6 @@ def test_it_has_the_weights_of_the_model(tmp_path: Path) -> None:
     start = str(storage / "first" / "model")
     runs = {
         "sharded": live(epochs=0, num_workers=2, zero_stage=3),
-        "whole": live(epochs=0, zero_stage=0),
         "trained": live(epochs=1, learning_rate=1e-9),
     }
     connect(2, dashboard=False)
@@ -48,14 +46,10 @@ def test_it_has_the_weights_of_the_model(tmp_path: Path) -> None:
         for name, config in runs.items():
             config = replace(config, start_from=start)
             train(config, data=second, features={}, name=name, storage=str(storage))
-        metrics = run_all(replace(runs["whole"], start_from=start), name="whole", storage=str(storage), data=second)
     finally:
         ray.shutdown()
     weights = {name: load_file(storage / name / "model/model.safetensors") for name in ("first", *runs)}
     about = {name: json.loads((storage / name / "model/config.json").read_text()) for name in ("first", *runs)}
-    assert metrics["tasks"]["age"]["n"] > 0
-    assert "Nothing was trained" not in (storage / "whole/report/report.txt").read_text()
-    assert "began with the weights of another model" in (storage / "whole/report/report.txt").read_text()
     for name in runs:
         assert set(weights[name]) == set(weights["first"])
         # Steps of 1e-9 go on from there; an average or an optimiser that began elsewhere would show.

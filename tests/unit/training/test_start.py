@@ -26,8 +26,10 @@ from ecgmoe.pipeline.store import Store
 from ecgmoe.training.build import build_backbones, build_model
 from ecgmoe.training.config import PretrainingConfig, TrainingConfig
 from ecgmoe.training.start import FOLDER, check_start, keep_start, load_start, with_whole_path
+from ecgmoe.workflow import run
 from hub import hub
 from model_examples import TRAINED_ON, batch, statistics
+from prepared_examples import simulated_and_prepared
 
 MOMENT = BackboneConfig(name="moment", mode="frozen", allow_random=True)
 CONFIG_OF_RUN = RunConfig(
@@ -129,6 +131,15 @@ def test_targets_that_it_was_never_trained_on_have_the_scale_of_the_run(tmp_path
     assert found.characteristics_mean == statistics().characteristics_mean
     assert found.class_weights == own.class_weights
     assert start.scaling(own).target_mean == statistics().target_mean
+
+
+def test_a_run_says_so_before_it_embeds(tmp_path: Path) -> None:
+    data = simulated_and_prepared(tmp_path, patients=30, studies=40)
+    config = replace(CONFIG_OF_RUN, start_from=str(tmp_path / "nowhere"))
+    with pytest.raises(ModelFolderError, match="cannot start from"):
+        run(config, name="run", storage=str(tmp_path / "runs"), data=str(data))
+    assert not (data / "features").exists()
+    assert not (tmp_path / "runs" / "run").exists()
 
 
 def test_its_path_is_whole_whatever_folder_a_process_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
