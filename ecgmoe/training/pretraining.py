@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from ecgmoe.backbones.registry import build
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import from_dict, to_dict
-from ecgmoe.filesystem import temporary_folder
 from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.folder import WEIGHTS as MODEL
 from ecgmoe.model.reconstruction import MaskedReconstruction, hide
@@ -144,10 +143,8 @@ class Pretraining(Worker):
             state, own = checkpoint.full_state(self.engine), "backbones."
             if self.rank == 0:
                 weights = {key.removeprefix(own): value for key, value in state.items() if key.startswith(own)}
-                with temporary_folder() as folder:
-                    save_file(weights, folder / "weights")
-                    with self.result.writing(WEIGHTS) as target:
-                        target.write((folder / "weights").read_bytes())
+                with self.result.writing(WEIGHTS) as target:
+                    target.write(save(weights))
             if self.world > 1:
                 dist.barrier()
         return ended

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from distributed import run_distributed
+from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training.checkpoint_store import CheckpointStore
@@ -88,7 +89,9 @@ def test_interrupted_and_continued_it_is_the_same_bit_for_bit(data: Path, tmp_pa
 
 
 def test_only_the_named_backbones_are_kept(data: Path, tmp_path: Path) -> None:
-    run(data, tmp_path / "run", num_workers=1)
+    config = pretrained_run(num_workers=1)
+    config = replace(config, backbones=(BackboneConfig(name="dlinear", mode="full"), *config.backbones))
+    run_distributed(pretrain, 1, job_of(config, data) | {"run": str(tmp_path / "run")}, None)
     assert {key.partition(".")[0] for key in load_file(tmp_path / "run" / WEIGHTS)} == {NAME}
 
 
