@@ -1,16 +1,23 @@
-"""The weights that a run's pre-training leaves for its training."""
+"""The weights that a run's pre-training leaves for its training, and for other runs that would do the same one."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import load_file
 
 from ecgmoe.backbones.base import Backbone
+from ecgmoe.config import RunConfig
+from ecgmoe.config_tools import to_dict
 from ecgmoe.filesystem import temporary_folder
-from ecgmoe.pipeline.store import Store
+from ecgmoe.pipeline.prepared import PreparedData
+from ecgmoe.pipeline.store import Store, digest_of
+from ecgmoe.training.config import Augmentation, TrainingConfig
+from ecgmoe.training.identity import LAYOUT, run_identity
 
 FOLDER = "pretraining"
 WEIGHTS = f"{FOLDER}/backbones.safetensors"
@@ -30,3 +37,48 @@ def load_pretrained(backbones: Mapping[str, Backbone], run: Store) -> None:
     for name in dict.fromkeys(key.partition(".")[0] for key in state):
         own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
         backbones[name].load_state_dict(own)
+
+
+def training_of(config: RunConfig) -> TrainingConfig:
+    """How a run's pre-training trains: as the run does, but for these."""
+    return replace(
+        config.training,
+        epochs=config.pretraining.epochs,
+        learning_rate=config.pretraining.learning_rate,
+        # No mean of the weights: training goes on from them, not from where they were on average.
+        weight_average=0.0,
+        augmentation=Augmentation(),
+    )
+
+
+class SharedPretraining:
+    """A run's pre-training as a file that all runs of a table have in common whose pre-training is the same one.
+
+    Args:
+        table: folder of the runs.
+        config: of the run.
+        data: that it trains on.
+    """
+
+    def __init__(self, table: Store, config: RunConfig, data: PreparedData) -> None:
+        self.table, self.wanted = table, bool(config.pretraining.epochs)
+        backbones = [to_dict(each) for each in config.backbones if each.name in config.pretraining.backbones]
+        training = {key: value for key, value in to_dict(training_of(config)).items() if key not in LAYOUT}
+        own = [to_dict(config.pretraining), backbones, training, run_identity(config, data)["data"]]
+        self.file = f"{FOLDER}/{digest_of(own)[:16]}.safetensors"
+
+    def take(self, run: Store) -> None:
+        """Give the run the weights of a run before it, where there are some and it has none of its own."""
+        if self.wanted and self.table.exists(self.file) and not run.exists(WEIGHTS):
+            _copy(self.table, self.file, run, WEIGHTS)
+            print(f"{run.root} has the pre-training of an earlier run: {self.table.path(self.file)}", flush=True)
+
+    def leave(self, run: Store) -> None:
+        """Keep the weights of the run, which has ended, for those after it."""
+        if self.wanted and not self.table.exists(self.file):
+            _copy(run, WEIGHTS, self.table, self.file)
+
+
+def _copy(source: Store, name: str, target: Store, as_name: str) -> None:
+    with source.reading(name) as there, target.writing(as_name) as here:
+        shutil.copyfileobj(there, here)

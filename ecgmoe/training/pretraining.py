@@ -26,11 +26,11 @@ from ecgmoe.pipeline.prepared import split_rows
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training import checkpoint
 from ecgmoe.training.collectives import gather_objects, sum_over_ranks
-from ecgmoe.training.config import Augmentation, TrainingConfig
+from ecgmoe.training.config import TrainingConfig
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.link import Link
 from ecgmoe.training.plan import GlobalBatch
-from ecgmoe.training.pretrained import FOLDER, WEIGHTS
+from ecgmoe.training.pretrained import FOLDER, WEIGHTS, training_of
 from ecgmoe.training.routing import RoutingLoad
 from ecgmoe.training.step import Step, autocast
 from ecgmoe.training.watch import Watch
@@ -64,17 +64,8 @@ class Pretraining(Worker):
 
     def __init__(self, job: WorkerJob, watch: Watch, link: Link) -> None:
         config = from_dict(RunConfig, job.config)
-        wanted = config.pretraining
-        # No mean of the weights: training goes on from them, not from where they were on average.
-        training = replace(
-            config.training,
-            epochs=wanted.epochs,
-            learning_rate=wanted.learning_rate,
-            weight_average=0.0,
-            augmentation=Augmentation(),
-        )
-        self.wanted, self.result = wanted.backbones, Store(job.run)
-        own = to_dict(replace(config, training=training))
+        self.wanted, self.result = config.pretraining.backbones, Store(job.run)
+        own = to_dict(replace(config, training=training_of(config)))
         # Cached features are of no use here.
         super().__init__(replace(job, config=own, run=f"{job.run}/{FOLDER}", features={}), watch, link)
         self.name = self.result.root.rpartition("/")[2]

@@ -92,7 +92,7 @@ def ablate(
     folders = _folders(prepared.store.root, store, protocol)
     claim(store, "table.json", _identity(config, prepared, protocol))
     plan = Plan(configs=configs, folders=folders, split="test", store=store)
-    cells = [Cell(variant=v, fold=f, seed=s) for s in protocol.seeds for f in folders for v in names]
+    cells = [Cell(variant=v, fold=f, seed=s) for v in names for s in protocol.seeds for f in folders]
     parent = parent_run(store, storage, name, {"protocol": asdict(protocol)}, config)
     failed = compute_cells(plan, cells, wanted_at_once=wanted_at_once, parent=parent)
     whole = [cell for cell in cells if cell not in failed]

@@ -71,7 +71,7 @@ def cross_validate(
     configs = {each: variant(each, config) for each in variants}
     store = Store(storage) / name
     roots = write_folds(data, store.path("folds"), folds=folds)
-    cells = [Cell(variant=v, fold=f, seed=s) for s in seeds for f in range(folds) for v in variants]
+    cells = [Cell(variant=v, fold=f, seed=s) for v in variants for s in seeds for f in range(folds)]
     plan = Plan(configs=configs, folders=dict(enumerate(roots)), split="test", store=store)
     failed = compute_cells(plan, cells, wanted_at_once=at_once)
     if failed:

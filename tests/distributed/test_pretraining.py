@@ -15,10 +15,13 @@ from safetensors.torch import load_file
 
 from distributed import run_distributed
 from ecgmoe.backbones.config import BackboneConfig
+from ecgmoe.config import RunConfig
+from ecgmoe.pipeline.folds import write_folds
+from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training.checkpoint_store import CheckpointStore
-from ecgmoe.training.pretrained import WEIGHTS
+from ecgmoe.training.pretrained import WEIGHTS, SharedPretraining
 from ecgmoe.training.run import train
 from prepared_examples import simulated_and_prepared
 from pretraining_examples import NAME, pretrain, pretrained_run
@@ -93,6 +96,51 @@ def test_only_the_named_backbones_are_kept(data: Path, tmp_path: Path) -> None:
     config = replace(config, backbones=(BackboneConfig(name="dlinear", mode="full"), *config.backbones))
     run_distributed(pretrain, 1, job_of(config, data) | {"run": str(tmp_path / "run")}, None)
     assert {key.partition(".")[0] for key in load_file(tmp_path / "run" / WEIGHTS)} == {NAME}
+
+
+def test_another_model_on_the_same_records_takes_it_instead_of_computing_the_same(data: Path, tmp_path: Path) -> None:
+    first = pretrained_run(num_workers=1)
+    # Of what is told apart here, the pre-training sees only its backbone.
+    other = replace(
+        pretrained_run(num_workers=2, accumulation=2, weight_average=0.9),
+        backbones=(BackboneConfig(name="dlinear", mode="full"), *first.backbones),
+        model=replace(first.model, width=24),
+    )
+    table, prepared = Store(tmp_path / "table"), PreparedData(data)
+
+    def losses(config: RunConfig, name: str) -> list[float]:
+        job = job_of(config, data) | {"run": (table / name).root}
+        return run_distributed(pretrain, config.training.num_workers, job, None)[0]["losses"]
+
+    alone = losses(replace(other, training=replace(other.training, num_workers=1, accumulation=1)), "alone")
+    SharedPretraining(table, first, prepared).take(table / "first")
+    assert losses(first, "first") == alone != []
+    SharedPretraining(table, first, prepared).leave(table / "first")
+    SharedPretraining(table, other, prepared).take(table / "other")
+    assert losses(other, "other") == []
+    own, taken = load_file((table / "alone").path(WEIGHTS)), load_file((table / "other").path(WEIGHTS))
+    assert own.keys() == taken.keys()
+    assert all(torch.equal(taken[key], value) for key, value in own.items())
+
+
+def test_only_the_same_pretraining_is_shared(data: Path, tmp_path: Path) -> None:
+    config, prepared, table = pretrained_run(num_workers=1), PreparedData(data), Store(tmp_path)
+
+    def file(config: RunConfig) -> str:
+        return SharedPretraining(table, config, prepared).file
+
+    (backbone,) = config.backbones
+    others = [
+        replace(config, training=replace(config.training, seed=7)),
+        replace(config, training=replace(config.training, global_batch=16)),
+        replace(config, training=replace(config.training, precision="bf16")),
+        replace(config, pretraining=replace(config.pretraining, epochs=3)),
+        replace(config, pretraining=replace(config.pretraining, learning_rate=1e-3)),
+        replace(config, backbones=(replace(backbone, seed=7),)),
+    ]
+    assert len({file(each) for each in (config, *others)}) == 1 + len(others)
+    (fold, *_) = write_folds(str(data), str(tmp_path / "folds"), folds=2)
+    assert SharedPretraining(table, config, PreparedData(fold)).file != file(config)
 
 
 @pytest.mark.ray

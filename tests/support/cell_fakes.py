@@ -24,7 +24,7 @@ from ecgmoe.tuning.trials import Ended
 from prepared_examples import map_here
 
 TASKS = task_table()
-NOISE = {"ecg_moe": 5.0, "residual_network": 15.0}
+NOISE = {"ecg_moe": 5.0, "residual_network": 15.0, "single_dlinear": 25.0}
 """Years by which a variant misses an age."""
 
 
