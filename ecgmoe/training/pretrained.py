@@ -51,6 +51,13 @@ def training_of(config: RunConfig) -> TrainingConfig:
     )
 
 
+def pretraining_key(config: RunConfig, data: PreparedData) -> str:
+    """The same for all runs whose pre-training is the same one, whatever else they train, over whatever workers."""
+    backbones = [to_dict(each) for each in config.backbones if each.name in config.pretraining.backbones]
+    training = {key: value for key, value in to_dict(training_of(config)).items() if key not in LAYOUT}
+    return digest_of([to_dict(config.pretraining), backbones, training, run_identity(config, data)["data"]])[:16]
+
+
 class SharedPretraining:
     """A run's pre-training as a file that all runs of a table have in common whose pre-training is the same one.
 
@@ -62,10 +69,7 @@ class SharedPretraining:
 
     def __init__(self, table: Store, config: RunConfig, data: PreparedData) -> None:
         self.table, self.wanted = table, bool(config.pretraining.epochs)
-        backbones = [to_dict(each) for each in config.backbones if each.name in config.pretraining.backbones]
-        training = {key: value for key, value in to_dict(training_of(config)).items() if key not in LAYOUT}
-        own = [to_dict(config.pretraining), backbones, training, run_identity(config, data)["data"]]
-        self.file = f"{FOLDER}/{digest_of(own)[:16]}.safetensors"
+        self.file = f"{FOLDER}/{pretraining_key(config, data)}.safetensors"
 
     def take(self, run: Store) -> None:
         """Give the run the weights of a run before it, where there are some and it has none of its own."""

@@ -23,6 +23,7 @@ from ecgmoe.training.checkpoint_store import KEPT
 from ecgmoe.training.config import PretrainingConfig
 from ecgmoe.training.fit_statistics import training_statistics
 from ecgmoe.training.job import WorkerJob
+from ecgmoe.training.pretrained import pretraining_key
 
 WARM_UP, TIMED = 2, 4
 """Steps that are made; the first ones load and compile what libraries first use."""
@@ -119,18 +120,25 @@ def together(
         features: feature keys by name.
         rows: records that train and validate; None takes those of the data.
     """
-    rows = rows or {split: len(split_rows(PreparedData(data).labels(), split)) for split in ("train", "validation")}
+    prepared = PreparedData(data)
+    rows = rows or {split: len(split_rows(prepared.labels(), split)) for split in ("train", "validation")}
     hours, disk = 0.0, 0
+    pretraining: dict[str, float] = {}
     measured = measure(configs, data, features)
     for name, config in configs.items():
         training, found = config.training, measured[name]
         steps = rows["train"] // training.global_batch
         epoch = training.num_workers * steps * found.step_s + rows["validation"] * found.forward_s
-        # An epoch of masked reconstruction, of some backbones alone, takes no longer than one of the training.
-        hours += counts[name] * (config.pretraining.epochs + training.epochs) * epoch / 3600
+        hours += counts[name] * training.epochs * epoch / 3600
+        # An epoch of masked reconstruction, of some backbones alone, takes no longer than one of any training that has them;
+        # configurations with the same one share it.
+        key, alone = pretraining_key(config, prepared), counts[name] * config.pretraining.epochs * epoch / 3600
+        pretraining[key] = min(pretraining.get(key, alone), alone)
         disk += counts[name] * found.disk_bytes
     gpu = any(config.training.use_gpu for config in configs.values())
-    return Estimate(trainings=sum(counts.values()), worker_hours=hours, disk_bytes=disk, gpu=gpu)
+    return Estimate(
+        trainings=sum(counts.values()), worker_hours=hours + sum(pretraining.values()), disk_bytes=disk, gpu=gpu
+    )
 
 
 def _measured(configs: dict[str, Any], data: str, features: dict[str, dict[str, str]]) -> dict[str, Measured]:
