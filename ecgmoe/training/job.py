@@ -18,6 +18,7 @@ class WorkerJob:
         statistics: `TrainingStatistics` as plain values.
         tracking_uri: of MLflow.
         mlflow_run_id: the one MLflow run of this training, through any number of restarts.
+        shared: folder in which runs keep their pre-trainings for each other; None where it has nobody to share with.
     """
 
     config: dict[str, Any]
@@ -27,3 +28,4 @@ class WorkerJob:
     statistics: dict[str, Any]
     tracking_uri: str
     mlflow_run_id: str
+    shared: str | None = None

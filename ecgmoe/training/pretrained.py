@@ -59,28 +59,28 @@ def pretraining_key(config: RunConfig, data: PreparedData) -> str:
 
 
 class SharedPretraining:
-    """A run's pre-training as a file that all runs of a table have in common whose pre-training is the same one.
+    """The file that runs have in common whose pre-training is the same one: whoever comes first leaves it.
 
     Args:
-        table: folder of the runs.
-        config: of the run.
-        data: that it trains on.
+        folder: of a table or a search.
+        config: of a run of it, with a pre-training.
+        data: that the run trains on.
     """
 
-    def __init__(self, table: Store, config: RunConfig, data: PreparedData) -> None:
-        self.table, self.wanted = table, bool(config.pretraining.epochs)
+    def __init__(self, folder: Store, config: RunConfig, data: PreparedData) -> None:
+        self.folder = folder
         self.file = f"{FOLDER}/{pretraining_key(config, data)}.safetensors"
 
     def take(self, run: Store) -> None:
-        """Give the run the weights of a run before it, where there are some and it has none of its own."""
-        if self.wanted and self.table.exists(self.file) and not run.exists(WEIGHTS):
-            _copy(self.table, self.file, run, WEIGHTS)
-            print(f"{run.root} has the pre-training of an earlier run: {self.table.path(self.file)}", flush=True)
+        """Give the run what a run before it left, unless it has its own."""
+        if self.folder.exists(self.file) and not run.exists(WEIGHTS):
+            _copy(self.folder, self.file, run, WEIGHTS)
+            print(f"pre-training of an earlier run: {self.folder.path(self.file)}", flush=True)
 
     def leave(self, run: Store) -> None:
-        """Keep the weights of the run, which has ended, for those after it."""
-        if self.wanted and not self.table.exists(self.file):
-            _copy(run, WEIGHTS, self.table, self.file)
+        """Leave the run's own, which is done, to those after it."""
+        if not self.folder.exists(self.file):
+            _copy(run, WEIGHTS, self.folder, self.file)
 
 
 def _copy(source: Store, name: str, target: Store, as_name: str) -> None:

@@ -22,7 +22,7 @@ from ecgmoe.config_tools import from_dict, to_dict
 from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.folder import WEIGHTS as MODEL
 from ecgmoe.model.reconstruction import MaskedReconstruction, hide
-from ecgmoe.pipeline.prepared import split_rows
+from ecgmoe.pipeline.prepared import PreparedData, split_rows
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training import checkpoint
 from ecgmoe.training.collectives import gather_objects, sum_over_ranks
@@ -30,7 +30,7 @@ from ecgmoe.training.config import TrainingConfig
 from ecgmoe.training.job import WorkerJob
 from ecgmoe.training.link import Link
 from ecgmoe.training.plan import GlobalBatch
-from ecgmoe.training.pretrained import FOLDER, WEIGHTS, training_of
+from ecgmoe.training.pretrained import FOLDER, WEIGHTS, SharedPretraining, training_of
 from ecgmoe.training.routing import RoutingLoad
 from ecgmoe.training.step import Step, autocast
 from ecgmoe.training.watch import Watch
@@ -38,10 +38,20 @@ from ecgmoe.training.worker import Worker
 
 
 def is_due(job: WorkerJob) -> bool:
-    """Whether a run has a pre-training that is not done; every rank must call it, and what rank 0 sees counts."""
+    """Whether a run has a pre-training that nobody has done; every rank must call it, and what rank 0 sees counts."""
     if not from_dict(RunConfig, job.config).pretraining.epochs:
         return False
-    return bool(gather_objects(not Store(job.run).exists(WEIGHTS))[0])
+    run, shared = Store(job.run), shared_by(job)
+    if shared and dist.get_rank() == 0:
+        shared.take(run)
+    return bool(gather_objects(not run.exists(WEIGHTS))[0])
+
+
+def shared_by(job: WorkerJob) -> SharedPretraining | None:
+    """Where other runs find its pre-training, and it theirs."""
+    if job.shared is None:
+        return None
+    return SharedPretraining(Store(job.shared), from_dict(RunConfig, job.config), PreparedData(job.data))
 
 
 def clear(job: WorkerJob) -> None:
@@ -64,7 +74,7 @@ class Pretraining(Worker):
 
     def __init__(self, job: WorkerJob, watch: Watch, link: Link) -> None:
         config = from_dict(RunConfig, job.config)
-        self.wanted, self.result = config.pretraining.backbones, Store(job.run)
+        self.wanted, self.result, self.shared = config.pretraining.backbones, Store(job.run), shared_by(job)
         own = to_dict(replace(config, training=training_of(config)))
         # Cached features are of no use here.
         super().__init__(replace(job, config=own, run=f"{job.run}/{FOLDER}", features={}), watch, link)
@@ -136,6 +146,8 @@ class Pretraining(Worker):
                 weights = {key.removeprefix(own): value for key, value in state.items() if key.startswith(own)}
                 with self.result.writing(WEIGHTS) as target:
                     target.write(save(weights))
+                if self.shared:
+                    self.shared.leave(self.result)
             if self.world > 1:
                 dist.barrier()
         return ended

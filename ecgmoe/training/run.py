@@ -119,6 +119,7 @@ def train(
     parent: ParentRun | None = None,
     callbacks: Sequence[UserCallback] = (),
     alone: bool = False,
+    shared: str | None = None,
 ) -> str:
     """Train a run to its end, from wherever it stands.
 
@@ -131,6 +132,7 @@ def train(
         parent: MLflow run of a search or a table that this run is part of; None makes a run of its own.
         callbacks: of Ray Train's controller, which gets {"score", "best_score", "epoch", "step"} after each epoch.
         alone: train in this process instead, where `can_be_alone` and nobody calls back: a failure is not tried again then.
+        shared: folder in which runs of a table or search keep their pre-trainings for each other.
 
     Returns:
         The model folder, STORAGE/NAME/model.
@@ -183,6 +185,7 @@ def train(
         statistics=to_dict(statistics),
         tracking_uri=uri,
         mlflow_run_id=run_id,
+        shared=shared,
     )
     if alone:
         try:

@@ -27,7 +27,6 @@ from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training.alone import can_be_alone
 from ecgmoe.training.identity import refuse_other_run, run_identity
-from ecgmoe.training.pretrained import SharedPretraining
 from ecgmoe.training.run import check_labels, train
 from ecgmoe.training.start import check_start
 from ecgmoe.training.tracking import ParentRun
@@ -178,11 +177,16 @@ def compute_cell(
     config, data = from_dict(RunConfig, configs[name]), folders[name]
     above = ParentRun(**parent) if parent else None
     alone = can_be_alone(config)
-    run = Store(storage) / name
-    pretraining = SharedPretraining(Store(storage), config, PreparedData(data))
-    pretraining.take(run)
-    model = train(config, data=data, features=features[name], name=name, storage=storage, parent=above, alone=alone)
-    pretraining.leave(run)
+    model = train(
+        config,
+        data=data,
+        features=features[name],
+        name=name,
+        storage=storage,
+        parent=above,
+        alone=alone,
+        shared=storage,
+    )
     # Where others trained it, this process is on the node of the driver, which may be one without a GPU, or with no CPU to
     # spare among many nodes.
     here = alone or (not config.training.use_gpu and len(alive_nodes()) == 1)
@@ -191,7 +195,7 @@ def compute_cell(
     for task in config.task_table():
         # A cell whose model has diverged is a failed one, not a finished one that no table can read.
         known_arrays(task, table)
-    with run.writing(f"predictions/{split}.parquet") as file:
+    with (Store(storage) / name).writing(f"predictions/{split}.parquet") as file:
         pq.write_table(table, file, compression="zstd")
 
 

@@ -251,6 +251,7 @@ def run_trial(
         storage=storage,
         parent=ParentRun(**parent),
         callbacks=[TuneReportCallback()],
+        shared=storage,
     )
 
 

@@ -21,7 +21,7 @@ from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.ray_data import connect
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training.checkpoint_store import CheckpointStore
-from ecgmoe.training.pretrained import WEIGHTS, SharedPretraining
+from ecgmoe.training.pretrained import WEIGHTS, pretraining_key
 from ecgmoe.training.run import train
 from prepared_examples import simulated_and_prepared
 from pretraining_examples import NAME, pretrain, pretrained_run
@@ -106,29 +106,21 @@ def test_another_model_on_the_same_records_takes_it_instead_of_computing_the_sam
         backbones=(BackboneConfig(name="dlinear", mode="full"), *first.backbones),
         model=replace(first.model, width=24),
     )
-    table, prepared = Store(tmp_path / "table"), PreparedData(data)
 
-    def losses(config: RunConfig, name: str) -> list[float]:
-        job = job_of(config, data) | {"run": (table / name).root}
+    def losses(config: RunConfig, name: str, shared: Path | None) -> list[float]:
+        job = job_of(config, data) | {"run": str(tmp_path / name), "shared": shared and str(shared)}
         return run_distributed(pretrain, config.training.num_workers, job, None)[0]["losses"]
 
-    alone = losses(replace(other, training=replace(other.training, num_workers=1, accumulation=1)), "alone")
-    SharedPretraining(table, first, prepared).take(table / "first")
-    assert losses(first, "first") == alone != []
-    SharedPretraining(table, first, prepared).leave(table / "first")
-    SharedPretraining(table, other, prepared).take(table / "other")
-    assert losses(other, "other") == []
-    own, taken = load_file((table / "alone").path(WEIGHTS)), load_file((table / "other").path(WEIGHTS))
+    alone = losses(replace(other, training=replace(other.training, num_workers=1, accumulation=1)), "alone", None)
+    assert losses(first, "first", tmp_path / "table") == alone != []
+    assert losses(other, "other", tmp_path / "table") == []
+    own, taken = load_file(tmp_path / "alone" / WEIGHTS), load_file(tmp_path / "other" / WEIGHTS)
     assert own.keys() == taken.keys()
     assert all(torch.equal(taken[key], value) for key, value in own.items())
 
 
 def test_only_the_same_pretraining_is_shared(data: Path, tmp_path: Path) -> None:
-    config, prepared, table = pretrained_run(num_workers=1), PreparedData(data), Store(tmp_path)
-
-    def file(config: RunConfig) -> str:
-        return SharedPretraining(table, config, prepared).file
-
+    config, prepared = pretrained_run(num_workers=1), PreparedData(data)
     (backbone,) = config.backbones
     others = [
         replace(config, training=replace(config.training, seed=7)),
@@ -138,9 +130,9 @@ def test_only_the_same_pretraining_is_shared(data: Path, tmp_path: Path) -> None
         replace(config, pretraining=replace(config.pretraining, learning_rate=1e-3)),
         replace(config, backbones=(replace(backbone, seed=7),)),
     ]
-    assert len({file(each) for each in (config, *others)}) == 1 + len(others)
+    assert len({pretraining_key(each, prepared) for each in (config, *others)}) == 1 + len(others)
     (fold, *_) = write_folds(str(data), str(tmp_path / "folds"), folds=2)
-    assert SharedPretraining(table, config, PreparedData(fold)).file != file(config)
+    assert pretraining_key(config, PreparedData(fold)) != pretraining_key(config, prepared)
 
 
 @pytest.mark.ray
