@@ -29,7 +29,7 @@ def _multi_model_path_alone(config: RunConfig) -> RunConfig:
     return _model(paths="multi_model", gate_temperature=1.0)(_without_contrast(_without_balance(config)))
 
 
-def _with_backbones(config: RunConfig, backbones: tuple[BackboneConfig, ...], **changes: Any) -> RunConfig:
+def with_backbones(config: RunConfig, backbones: tuple[BackboneConfig, ...], **changes: Any) -> RunConfig:
     """These backbones alone, with the pre-training of those that have it."""
     trained = {each.name for each in backbones if each.mode == "full"}
     names = tuple(name for name in config.pretraining.backbones if name in trained)
@@ -40,7 +40,7 @@ def _with_backbones(config: RunConfig, backbones: tuple[BackboneConfig, ...], **
 def _periodic_path_alone(config: RunConfig) -> RunConfig:
     without = _without_contrast(_without_cost(config))
     model = replace(config.model, paths="periodic", late_backbones=(), backbones_per_record=0)
-    return _with_backbones(without, (), model=model)
+    return with_backbones(without, (), model=model)
 
 
 def _without_balance(config: RunConfig) -> RunConfig:
@@ -74,7 +74,7 @@ def _concatenation(config: RunConfig) -> RunConfig:
 
 
 def _alone(config: RunConfig, backbones: tuple[BackboneConfig, ...]) -> RunConfig:
-    return _with_backbones(_concatenation(config), backbones)
+    return with_backbones(_concatenation(config), backbones)
 
 
 def _residual_network(config: RunConfig) -> RunConfig:
@@ -102,7 +102,7 @@ def _probe(name: str, config: RunConfig) -> RunConfig:
             lora_alpha=None,
             gradient_checkpointing=False,
         )
-    return _with_backbones(alone, (start,))
+    return with_backbones(alone, (start,))
 
 
 def _untrained(name: str, config: RunConfig) -> RunConfig:

@@ -27,9 +27,9 @@ class Options:
         storage: folder or URL; $ECGMOE_HOME/runs by default.
         variants: what is trained, as in jobs/train.py --variant; the others are compared with the first.
         folds: each patient is tested in one of them.
-        seeds: of the trainings; each is a round of all folds.
+        seeds: of the trainings; each trains all folds anew.
         at_once: trainings side by side; by default as many as there is room for with their workers.
-        config: of ECG-MoE; training.seed is that of each round.
+        config: of ECG-MoE; training.seed is each of `seeds`.
     """
 
     data: str

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ecgmoe import variants
 from ecgmoe.allocator import keep_freed_memory
 from ecgmoe.benchmark.inference import fresh_model
 from ecgmoe.benchmark.paired import interleaved, ratio
@@ -150,9 +151,8 @@ def with_backbones(config: RunConfig, count: int) -> RunConfig:
     late = tuple(name for name in config.model.late_backbones if name in names)
     # Never more late ones than may be left without a fused one, and no more chosen per record than there are.
     chosen = min(config.model.backbones_per_record, max(0, count - len(late)))
-    return replace(
-        config, backbones=backbones, model=replace(config.model, late_backbones=late, backbones_per_record=chosen)
-    )
+    model = replace(config.model, late_backbones=late, backbones_per_record=chosen)
+    return variants.with_backbones(config, backbones, model=model)
 
 
 def _point(name: str, amount: float, config: RunConfig, batch: ECGBatch) -> Point:

@@ -43,7 +43,7 @@ class PretrainingConfig:
 
     Attributes:
         backbones: that learn by it; they train whole, and have features along time (residual_network).
-        epochs: passes over the training split; 0 does none.
+        epochs: passes over the training split; 0 does none, and forgets whatever is named.
         learning_rate: peak of its schedule; all else is as in the training.
     """
 
@@ -54,10 +54,12 @@ class PretrainingConfig:
     def __post_init__(self) -> None:
         require(self.epochs >= 0, f"pretraining.epochs must be at least 0, got {self.epochs}")
         require(
-            bool(self.backbones) == bool(self.epochs),
-            f"pretraining of {', '.join(self.backbones) or 'no backbone'} over {self.epochs} epochs: give both "
-            "pretraining.backbones and pretraining.epochs, or neither",
+            bool(self.backbones) or not self.epochs,
+            f"pretraining of no backbone over {self.epochs} epochs: name some with pretraining.backbones",
         )
+        if not self.epochs:
+            # One way to have none, so that a run that has none is the same run however it says so.
+            object.__setattr__(self, "backbones", ())
         require(self.learning_rate > 0, f"pretraining.learning_rate must be > 0, got {self.learning_rate}")
 
 

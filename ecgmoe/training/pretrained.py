@@ -55,7 +55,7 @@ def pretraining_key(config: RunConfig, data: PreparedData) -> str:
     """The same for all runs whose pre-training is the same one, whatever else they train, over whatever workers."""
     backbones = [to_dict(each) for each in config.backbones if each.name in config.pretraining.backbones]
     training = {key: value for key, value in to_dict(training_of(config)).items() if key not in LAYOUT}
-    return digest_of([to_dict(config.pretraining), backbones, training, run_identity(config, data)["data"]])[:16]
+    return digest_of([backbones, training, run_identity(config, data)["data"]])[:16]
 
 
 class SharedPretraining:
@@ -71,16 +71,14 @@ class SharedPretraining:
         self.folder = folder
         self.file = f"{FOLDER}/{pretraining_key(config, data)}.safetensors"
 
-    def take(self, run: Store) -> None:
-        """Give the run what a run before it left, unless it has its own."""
-        if self.folder.exists(self.file) and not run.exists(WEIGHTS):
+    def exchange(self, run: Store) -> None:
+        """Give the run what another one left, or leave what it has to others."""
+        if run.exists(WEIGHTS):
+            if not self.folder.exists(self.file):
+                _copy(run, WEIGHTS, self.folder, self.file)
+        elif self.folder.exists(self.file):
             _copy(self.folder, self.file, run, WEIGHTS)
-            print(f"pre-training of an earlier run: {self.folder.path(self.file)}", flush=True)
-
-    def leave(self, run: Store) -> None:
-        """Leave the run's own, which is done, to those after it."""
-        if not self.folder.exists(self.file):
-            _copy(run, WEIGHTS, self.folder, self.file)
+            print(f"pre-training of another run: {self.folder.path(self.file)}", flush=True)
 
 
 def _copy(source: Store, name: str, target: Store, as_name: str) -> None:

@@ -43,7 +43,7 @@ def is_due(job: WorkerJob) -> bool:
         return False
     run, shared = Store(job.run), shared_by(job)
     if shared and dist.get_rank() == 0:
-        shared.take(run)
+        shared.exchange(run)
     return bool(gather_objects(not run.exists(WEIGHTS))[0])
 
 
@@ -147,7 +147,7 @@ class Pretraining(Worker):
                 with self.result.writing(WEIGHTS) as target:
                     target.write(save(weights))
                 if self.shared:
-                    self.shared.leave(self.result)
+                    self.shared.exchange(self.result)
             if self.world > 1:
                 dist.barrier()
         return ended

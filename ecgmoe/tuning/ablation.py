@@ -2,6 +2,7 @@
 
 STORAGE/NAME/table.json               what the name stands for; the same call goes on where it stopped
 STORAGE/NAME/<variant>-...-seed<s>/   the run of each cell
+STORAGE/NAME/pretraining/             pre-trainings, for variants that have the same one
 STORAGE/NAME/report/                  <table>.md, .tex, .csv, .html and .json
 
 Without `final` each record is predicted by models that never saw its patient, and the test split stays closed.
@@ -144,6 +145,8 @@ def _estimate(
         folder,
         embedded(configs, folder),
         None if protocol.final else rows_of_a_fold(data.labels(), protocol.folds),
+        # One for each seed and fold, unless more variants begin together than there are of these.
+        max(cells, min(side_by_side, cells * len(configs))),
     )
     print(f"tables: {estimate.line(side_by_side, workers)}", flush=True)
     return asdict(estimate)

@@ -55,7 +55,7 @@ def cross_validate(
         name: of the comparison; the same name goes on where it stopped.
         storage: folder or URL; everything lies in STORAGE/NAME.
         folds: each patient is tested in one of them.
-        seeds: of the trainings; each is a round of all folds.
+        seeds: of the trainings; each trains all folds anew.
         at_once: trainings side by side; None takes as many as there is room for.
 
     Returns:

@@ -110,6 +110,7 @@ def together(
     data: str,
     features: Mapping[str, dict[str, str]],
     rows: Mapping[str, int] | None = None,
+    pretrainings: int = 0,
 ) -> Estimate:
     """Measure each configuration and add up.
 
@@ -119,6 +120,7 @@ def together(
         data: prepared folder, one that stands for all.
         features: feature keys by name.
         rows: records that train and validate; None takes those of the data.
+        pretrainings: that are computed of each one that configurations have in common; the others find it done.
     """
     prepared = PreparedData(data)
     rows = rows or {split: len(split_rows(prepared.labels(), split)) for split in ("train", "validation")}
@@ -130,14 +132,16 @@ def together(
         steps = rows["train"] // training.global_batch
         epoch = training.num_workers * steps * found.step_s + rows["validation"] * found.forward_s
         hours += counts[name] * training.epochs * epoch / 3600
-        # An epoch of masked reconstruction, of some backbones alone, takes no longer than one of any training that has them;
-        # configurations with the same one share it.
-        key, alone = pretraining_key(config, prepared), counts[name] * config.pretraining.epochs * epoch / 3600
-        pretraining[key] = min(pretraining.get(key, alone), alone)
+        # An epoch of masked reconstruction, of some backbones alone, takes no longer than one of any training that has them.
+        key, one = pretraining_key(config, prepared), config.pretraining.epochs * epoch / 3600
+        pretraining[key] = min(pretraining.get(key, one), one)
         disk += counts[name] * found.disk_bytes
     gpu = any(config.training.use_gpu for config in configs.values())
     return Estimate(
-        trainings=sum(counts.values()), worker_hours=hours + sum(pretraining.values()), disk_bytes=disk, gpu=gpu
+        trainings=sum(counts.values()),
+        worker_hours=hours + pretrainings * sum(pretraining.values()),
+        disk_bytes=disk,
+        gpu=gpu,
     )
 
 

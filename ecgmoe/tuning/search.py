@@ -3,6 +3,7 @@
 STORAGE/NAME/search.json       what the name stands for; the same call goes on where it stopped
 STORAGE/NAME/trial-<id>/       the run of each trial
 STORAGE/NAME/winner-seed<s>/   the winner's runs
+STORAGE/NAME/pretraining/      pre-trainings, for trials that have the same one
 STORAGE/NAME/report/           trials.md, trials.csv, search.html, search.json
 
 Trials are chosen by the best validation score of a run. The test split stays closed unless it is asked for.
@@ -101,7 +102,11 @@ def search(
         claim(store, "search.json", identity)
     side_by_side = at_once(config.training, wanted_at_once)
     trainings = options.trials + len(options.winner_seeds)
-    estimate = together({name: config}, {name: trainings}, prepared.store.root, {name: features})
+    # The first trials begin together, before there is one to share, and each seed has its own.
+    pretrainings = min(side_by_side, options.trials) + len(options.winner_seeds)
+    estimate = together(
+        {name: config}, {name: trainings}, prepared.store.root, {name: features}, pretrainings=pretrainings
+    )
     estimate = replace(estimate, upper=options.early_stopping)
     print(f"search {name}: {estimate.line(side_by_side, config.training.num_workers)}", flush=True)
     if dry_run:

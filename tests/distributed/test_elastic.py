@@ -22,7 +22,7 @@ def test_a_lost_node_costs_the_steps_since_the_last_checkpoint(tmp_path: Path, c
     """Its power: connections break at once. Its link: nothing says so, and Ray has to notice."""
     data = simulated_and_prepared(tmp_path)
     options = ["tiny", "--data", str(data), "--run", "k", "--storage", str(tmp_path / "runs")]
-    options += ["--training.epochs", str(EPOCHS), "--training.min-workers", "1"]
+    options += ["--pretraining.epochs", "0", "--training.epochs", str(EPOCHS), "--training.min-workers", "1"]
     # Nothing to embed: that is not what is tested.
     options += [part for number in (2, 3, 4) for part in (f"--backbones.{number}.mode", "full")]
     with (
@@ -51,7 +51,16 @@ def test_a_node_that_is_taken_away_costs_a_restart(tmp_path: Path) -> None:
     data = simulated_and_prepared(tmp_path)
     options = ["tiny", "--data", str(data), "--run", "k", "--storage", str(tmp_path / "runs")]
     # Without that checkpoint, the last one would be that of an epoch's end.
-    options += ["--training.epochs", "400", "--training.min-workers", "1", "--training.log-every", "1"]
+    options += [
+        "--pretraining.epochs",
+        "0",
+        "--training.epochs",
+        "400",
+        "--training.min-workers",
+        "1",
+        "--training.log-every",
+        "1",
+    ]
     options += [part for number in (2, 3, 4) for part in (f"--backbones.{number}.mode", "full")]
     with (
         ray_nodes(tmp_path) as nodes,

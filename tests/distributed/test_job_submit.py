@@ -61,7 +61,9 @@ def test_the_whole_way(folder: Path, nodes: Nodes) -> None:
     )
     assert "exclusions.parquet says why" in said
     assert f"moment: {data}/features/moment-" in submitted(nodes, "embed", "tiny", "--data", data)
-    said = submitted(nodes, "train", "tiny", "--data", data, "--run", "first", "--training.epochs", "1")
+    said = submitted(
+        nodes, "train", "tiny", "--data", data, "--run", "first", "--training.epochs", "1", "--pretraining.epochs", "0"
+    )
     assert "epoch 1/1  validation" in said
     # The default storage does not lie in the job's throw-away working directory.
     assert (runs / "first" / "report" / "metrics.json").is_file()
@@ -170,7 +172,7 @@ def test_a_stopped_job_leaves_nothing(folder: Path, nodes: Nodes) -> None:
     data = str(simulated_and_prepared(folder / "stopped"))
     # Nothing to embed before the training.
     train = [part for number in (2, 3, 4) for part in (f"--backbones.{number}.mode", "full")]
-    train = ["tiny", "--data", data, "--run", "stopped", "--training.epochs", "40", *train]
+    train = ["tiny", "--data", data, "--run", "stopped", "--training.epochs", "40", "--pretraining.epochs", "0", *train]
     said = stop_and_look(nodes, "train", "epoch 1/40  validation", *train, wait_s=100)
     assert "saving a checkpoint and leaving" in said
     assert "the same command goes on" in said

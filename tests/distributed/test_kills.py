@@ -47,7 +47,7 @@ def killed_beside_whole(
     """Train with kills under Ray, and without any in a process group of its own; compare weights and curves."""
     data, runs = simulated_and_prepared(folder), folder / "runs"
     options = ["tiny", "--data", str(data), "--storage", str(runs), "--run", "killed", "--training.epochs", str(epochs)]
-    options += ["--training.checkpoint-every", str(EVERY), *LOG_EVERY_STEP, *more]
+    options += ["--training.checkpoint-every", str(EVERY), *LOG_EVERY_STEP, "--pretraining.epochs", "0", *more]
     options += [part for number in (2, 3, 4) for part in (f"--backbones.{number}.mode", "full")]
     kills, said = train_through(options, runs / "killed", kinds, seed=seed, logs=folder)
     assert [kill.kind for kill in kills] == list(kinds)

@@ -47,7 +47,7 @@ def small(epochs: int) -> RunConfig:
         BackboneConfig(name="moment", size="tiny", mode="cached", allow_random=True),
     )
     training = replace(tiny().training, epochs=epochs, num_workers=1, global_batch=16)
-    return replace(tiny(), backbones=backbones, model=ModelConfig(width=16), training=training)
+    return RunConfig(backbones=backbones, model=ModelConfig(width=16), loss=tiny().loss, training=training)
 
 
 @pytest.mark.usefixtures("on_s3")

@@ -28,6 +28,8 @@ def test_an_interrupted_run_goes_on_in_another_layout(tmp_path: Path) -> None:
         "k",
         "--storage",
         str(tmp_path / "runs"),
+        "--pretraining.epochs",
+        "0",
         "--training.epochs",
         str(EPOCHS),
         "--training.log-every",

@@ -68,7 +68,18 @@ def test_the_whole_way(folder: Path, call: Callable[..., str]) -> None:
     whose = identifiers(folder / "data")
     assert found_in_text(whose, said) == set()
 
-    options = ("--data", data, "--run", "first", "--storage", storage, "--training.epochs", "2")
+    options = (
+        "--data",
+        data,
+        "--run",
+        "first",
+        "--storage",
+        storage,
+        "--training.epochs",
+        "2",
+        "--pretraining.epochs",
+        "1",
+    )
     said = call("train", "my_lab:six", *options)
     assert "epoch 2/2" in said
     assert "memory per worker, predicted: " in said

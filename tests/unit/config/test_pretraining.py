@@ -21,8 +21,7 @@ def config(**changed: Any) -> RunConfig:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 3}, r"pretraining of no backbone over 3 epochs: give both"),
-        ({"backbones": (NAME,)}, r"pretraining of residual_network over 0 epochs: give both"),
+        ({"epochs": 3}, r"pretraining of no backbone over 3 epochs: name some with pretraining\.backbones"),
         ({"epochs": -1}, r"pretraining\.epochs must be at least 0"),
         ({"epochs": 1, "backbones": (NAME,), "learning_rate": 0.0}, r"pretraining\.learning_rate must be > 0"),
     ],
@@ -30,6 +29,14 @@ def config(**changed: Any) -> RunConfig:
 def test_half_a_pretraining_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PretrainingConfig(**options)
+
+
+def test_without_epochs_there_is_none_whatever_is_named() -> None:
+    none = replace(tiny().pretraining, epochs=0)
+    assert none == PretrainingConfig()
+    # And so it stands in nobody's way.
+    config(pretraining=none, start_from="runs/first/model")
+    config(pretraining=none, backbones=tiny().backbones[:-1], model=replace(tiny().model, late_backbones=()))
 
 
 @pytest.mark.parametrize("name", ["moment", "unknown"])

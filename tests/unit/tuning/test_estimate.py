@@ -18,13 +18,13 @@ ROWS = {"train": 3200, "validation": 100}
 
 
 def hours(configs: dict[str, RunConfig], data: Path, patch: pytest.MonkeyPatch) -> float:
-    """Of six trainings each; a step of 32 records takes a second times the number of backbones, validation nothing."""
+    """Of six trainings each, and six pre-trainings; a step takes a second times the number of backbones."""
     found = {
         name: Measured(step_s=len(config.backbones), forward_s=0.0, parameters=100, trained=10)
         for name, config in configs.items()
     }
     patch.setattr(estimate, "measure", lambda *_: found)
-    return together(configs, dict.fromkeys(configs, 6), str(data), {}, ROWS).worker_hours
+    return together(configs, dict.fromkeys(configs, 6), str(data), {}, ROWS, 6).worker_hours
 
 
 def test_a_shared_pretraining_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
