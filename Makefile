@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt docker/install.sh
 
 # Over 5,000 simulated ECGs fewer epochs do than the preset makes over a thousand real ones.
 train: setup
-	$(BIN)/python jobs/train.py $(or $(ARGS),--training.epochs 6)
+	$(BIN)/python jobs/train.py $(or $(ARGS),--training.epochs 6 --pretraining.epochs 4)
 
 # Tests of Ray mostly wait for processes to start: one process runs them, one after another, beside all others.
 test: setup

@@ -61,7 +61,7 @@ class RunConfig:
         )
         require(
             not self.pretraining.epochs or self.start_from is None,
-            "pretraining would train the weights of start_from again: give one of them",
+            "pretraining would train the weights of start_from again: give one of them (--pretraining.epochs 0 does none)",
         )
         choice = len(names) - len(self.model.late_backbones)
         require(
@@ -119,9 +119,10 @@ def _with_recipe(config: RunConfig) -> RunConfig:
 
 
 def tiny() -> RunConfig:
-    """Two CPU cores, minutes: the embedded default of `jobs/train.py`, with random-initialised backbones.
+    """Two CPU cores, minutes for some thousand ECGs: the embedded default of `jobs/train.py`, with random-initialised backbones.
 
-    The recipe was chosen by first looks at one or two folds of PTB-XL, and then cross-validated (docs/LOG.md).
+    The recipe was chosen by first looks at one or two folds of PTB-XL, and then cross-validated (docs/LOG.md). Its pre-training
+    takes about as long as its training, and `--pretraining.epochs 0` leaves it out.
     """
     config = RunConfig(
         backbones=(
@@ -135,7 +136,7 @@ def tiny() -> RunConfig:
         model=ModelConfig(width=48, dropout=0.3, beat_dropout=0.3, backbone_dropout=0.5),
         training=TrainingConfig(epochs=25, learning_rate=3e-3, weight_decay=0.1),
     )
-    return _with_recipe(config)
+    return replace(_with_recipe(config), pretraining=PretrainingConfig(backbones=(RESIDUAL_NETWORK.name,), epochs=60))
 
 
 def _published(moment: str) -> tuple[BackboneConfig, ...]:
@@ -152,7 +153,7 @@ def _published(moment: str) -> tuple[BackboneConfig, ...]:
 def base() -> RunConfig:
     """One GPU per worker and the published encoders; --backbones.2.weights takes a file instead of the hub.
 
-    The recipe is that of `tiny`; with these encoders, and on a GPU, it was not run.
+    The recipe is that of `tiny` without its pre-training; with these encoders, and on a GPU, it was not run.
     """
     config = RunConfig(
         backbones=_published("AutonLab/MOMENT-1-small"),
