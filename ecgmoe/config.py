@@ -57,11 +57,11 @@ class RunConfig:
         require(
             not other,
             f"pretraining.backbones names {', '.join(other)}, and only those in mode full learn by it: "
-            f"{', '.join(whole) or 'there is none'}",
+            f"{', '.join(whole) or 'there is none'} (--pretraining.epochs 0 does without)",
         )
         require(
             not self.pretraining.epochs or self.start_from is None,
-            "pretraining would train the weights of start_from again: give one of them (--pretraining.epochs 0 does none)",
+            "pretraining would train the weights of start_from again: give one of them (--pretraining.epochs 0 does without)",
         )
         choice = len(names) - len(self.model.late_backbones)
         require(
@@ -119,7 +119,7 @@ def _with_recipe(config: RunConfig) -> RunConfig:
 
 
 def tiny() -> RunConfig:
-    """Two CPU cores, minutes for some thousand ECGs: the embedded default of `jobs/train.py`, with random-initialised backbones.
+    """Two CPU cores, minutes for a thousand ECGs: the embedded default of `jobs/train.py`, with random-initialised backbones.
 
     The recipe was chosen by first looks at one or two folds of PTB-XL, and then cross-validated (docs/LOG.md). Its pre-training
     takes about as long as its training, and `--pretraining.epochs 0` leaves it out.
