@@ -150,22 +150,26 @@ def _published(moment: str) -> tuple[BackboneConfig, ...]:
     )
 
 
-def base() -> RunConfig:
-    """One GPU per worker and the published encoders; --backbones.2.weights takes a file instead of the hub.
-
-    The recipe is that of `tiny` without its pre-training; with these encoders, and on a GPU, it was not run.
-    """
+def _on_gpus(moment: str) -> RunConfig:
     config = RunConfig(
-        backbones=_published("AutonLab/MOMENT-1-small"),
+        backbones=_published(moment),
         model=ModelConfig(width=128, attention_heads=8),
         training=TrainingConfig(use_gpu=True, precision="bf16", global_batch=256, slots=16, zero_stage=2),
     )
     return _with_recipe(config)
 
 
+def base() -> RunConfig:
+    """One GPU per worker and the published encoders; --backbones.2.weights takes a file instead of the hub.
+
+    The recipe is that of `tiny` without its pre-training; with these encoders, and on a GPU, it was not run.
+    """
+    return _on_gpus("AutonLab/MOMENT-1-small")
+
+
 def large() -> RunConfig:
     """As `base`, with MOMENT-large."""
-    return replace(base(), backbones=(*_published("AutonLab/MOMENT-1-large"), RESIDUAL_NETWORK))
+    return _on_gpus("AutonLab/MOMENT-1-large")
 
 
 def bench() -> RunConfig:

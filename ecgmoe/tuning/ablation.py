@@ -146,7 +146,7 @@ def _estimate(
         embedded(configs, folder),
         None if protocol.final else rows_of_a_fold(data.labels(), protocol.folds),
         # One for each seed and fold, unless more variants begin together than there are of these.
-        max(cells, min(side_by_side, cells * len(configs))),
+        pretrainings=max(cells, min(side_by_side, cells * len(configs))),
     )
     print(f"tables: {estimate.line(side_by_side, workers)}", flush=True)
     return asdict(estimate)

@@ -110,7 +110,8 @@ def together(
     data: str,
     features: Mapping[str, dict[str, str]],
     rows: Mapping[str, int] | None = None,
-    pretrainings: int = 0,
+    *,
+    pretrainings: int,
 ) -> Estimate:
     """Measure each configuration and add up.
 

@@ -114,6 +114,11 @@ def test_another_model_on_the_same_records_takes_it_instead_of_computing_the_sam
     alone = losses(replace(other, training=replace(other.training, num_workers=1, accumulation=1)), "alone", None)
     assert losses(first, "first", tmp_path / "table") == alone != []
     assert losses(other, "other", tmp_path / "table") == []
+    # Whoever was interrupted between its own file and the shared one leaves it at its next start.
+    (left,) = (tmp_path / "table" / "pretraining").glob("*.safetensors")
+    left.unlink()
+    assert losses(first, "first", tmp_path / "table") == []
+    assert left.exists()
     own, taken = load_file(tmp_path / "alone" / WEIGHTS), load_file(tmp_path / "other" / WEIGHTS)
     assert own.keys() == taken.keys()
     assert all(torch.equal(taken[key], value) for key, value in own.items())

@@ -24,7 +24,7 @@ def hours(configs: dict[str, RunConfig], data: Path, patch: pytest.MonkeyPatch) 
         for name, config in configs.items()
     }
     patch.setattr(estimate, "measure", lambda *_: found)
-    return together(configs, dict.fromkeys(configs, 6), str(data), {}, ROWS, 6).worker_hours
+    return together(configs, dict.fromkeys(configs, 6), str(data), {}, ROWS, pretrainings=6).worker_hours
 
 
 def test_a_shared_pretraining_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
