@@ -136,7 +136,13 @@ def tiny() -> RunConfig:
         model=ModelConfig(width=48, dropout=0.3, beat_dropout=0.3, backbone_dropout=0.5),
         training=TrainingConfig(epochs=25, learning_rate=3e-3, weight_decay=0.1),
     )
-    return replace(_with_recipe(config), pretraining=PretrainingConfig(backbones=(RESIDUAL_NETWORK.name,), epochs=60))
+    config = _with_recipe(config)
+    return replace(
+        config,
+        # Beside random-initialised encoders the waveform network knows more of most tasks (docs/LOG.md).
+        model=replace(config.model, late_weight=3.0),
+        pretraining=PretrainingConfig(backbones=(RESIDUAL_NETWORK.name,), epochs=60),
+    )
 
 
 def _published(moment: str) -> tuple[BackboneConfig, ...]:

@@ -39,7 +39,7 @@ def with_backbones(config: RunConfig, backbones: tuple[BackboneConfig, ...], **c
 
 def _periodic_path_alone(config: RunConfig) -> RunConfig:
     without = _without_contrast(_without_cost(config))
-    model = replace(config.model, paths="periodic", late_backbones=(), backbones_per_record=0)
+    model = replace(config.model, paths="periodic", late_backbones=(), late_weight=1.0, backbones_per_record=0)
     return with_backbones(without, (), model=model)
 
 
@@ -65,7 +65,7 @@ def _ungated(config: RunConfig) -> RunConfig:
 def _without_late_heads(config: RunConfig) -> RunConfig:
     # One backbone with no late one beside it would leave the gate nothing to weigh.
     count = 2 if config.model.backbones_per_record == 1 else config.model.backbones_per_record
-    return _model(late_backbones=(), backbones_per_record=count)(config)
+    return _model(late_backbones=(), late_weight=1.0, backbones_per_record=count)(config)
 
 
 def _concatenation(config: RunConfig) -> RunConfig:

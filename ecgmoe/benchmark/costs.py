@@ -151,7 +151,8 @@ def with_backbones(config: RunConfig, count: int) -> RunConfig:
     late = tuple(name for name in config.model.late_backbones if name in names)
     # Never more late ones than may be left without a fused one, and no more chosen per record than there are.
     chosen = min(config.model.backbones_per_record, max(0, count - len(late)))
-    model = replace(config.model, late_backbones=late, backbones_per_record=chosen)
+    weight = config.model.late_weight if late else 1.0
+    model = replace(config.model, late_backbones=late, late_weight=weight, backbones_per_record=chosen)
     return variants.with_backbones(config, backbones, model=model)
 
 

@@ -45,8 +45,8 @@ class Explanation:
             rhythm expert says of a beat has also seen the beats around it.
         no_beat_weight: by task, what the learnt "no beat" token has of these weights; with it they sum to 1.
         random_backbones: backbones that started from random weights.
-        late_backbones: backbones with heads of their own: an equal part of each prediction is theirs, and gates and beats
-            say nothing of it.
+        late_backbones: backbones with heads of their own: gates and beats say nothing of what these predict.
+        late_share: what those heads have of each prediction.
     """
 
     tasks: tuple[Task, ...]
@@ -59,6 +59,7 @@ class Explanation:
     no_beat_weight: dict[str, float]
     random_backbones: tuple[str, ...]
     late_backbones: tuple[str, ...]
+    late_share: float
 
     def lines(self) -> list[tuple[str, str]]:
         """Name and value of each prediction as a user reads them; a multiclass task has several lines."""
@@ -101,6 +102,7 @@ def explain(predictor: Predictor, record: UsableRecord) -> Explanation:
         no_beat_weight={name: float(each[-1]) for name, each in weights.items()},
         random_backbones=predictor.random_backbones,
         late_backbones=config.late_backbones,
+        late_share=config.late_share,
     )
 
 

@@ -113,8 +113,8 @@ def head_lines(explanation: Explanation, *, task: str, name: str, note: str, mom
         lines.append(f"Random-initialised backbones: {', '.join(explanation.random_backbones)}.")
     if late := explanation.late_backbones:
         lines.append(
-            f"{len(late)} of {len(late) + 1} opinions, whose mean each prediction is, come from heads that read "
-            f"{', '.join(late)} alone: beats and gates say nothing of them."
+            f"{explanation.late_share:.0%} of each prediction comes from heads that read {', '.join(late)} alone: "
+            "beats and gates say nothing of it."
         )
     return [part for line in [*lines, WARNING] for part in textwrap.wrap(line, HEAD_CHARACTERS)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,7 +26,9 @@ class ModelConfig:
         mixture_experts, top_k: of the sparse mixtures "moe" and "time_moe".
         late_rr: give the heads the RR summary of the detector, and the RR head its median to start from.
         late_backbones: backbones that also have heads of their own, on their mean token and the RR summary. What the model
-            predicts is the mean of these opinions and of the one on the fused features, each of which trains by itself.
+            predicts is a mean of these opinions and of the one on the fused features, each of which trains by itself.
+        late_weight: how much each of these opinions counts in that mean; the one on the fused features counts 1. It changes no
+            weight of the model, only what is predicted, and so which epoch is best.
         backbones_per_record: of the backbones without heads of their own, how many each record is fused with: those that the
             gate over the backbones gives most weight, on average over the tasks. The gate sees the record's characteristics
             alone, so that a trained model does not even compute the others; training computes all. 0 takes all.
@@ -54,6 +57,7 @@ class ModelConfig:
     top_k: int = 2
     late_rr: bool = True
     late_backbones: tuple[str, ...] = ()
+    late_weight: float = 1.0
     backbones_per_record: int = 0
     paths: Paths = "both"
     morphology_kernels: tuple[int, ...] = (3, 7, 15)
@@ -99,6 +103,14 @@ class ModelConfig:
         )
         require(len(set(self.late_backbones)) == len(self.late_backbones), "late_backbones: one is named twice")
         require(
+            math.isfinite(self.late_weight) and self.late_weight > 0,
+            f"late_weight must be above 0, got {self.late_weight} (no late_backbones leaves their opinions out)",
+        )
+        require(
+            bool(self.late_backbones) or self.late_weight == 1,
+            f"late_weight {self.late_weight:g} without late_backbones weighs nothing: leave it at 1",
+        )
+        require(
             self.backbones_per_record >= 0, f"backbones_per_record must be at least 0, got {self.backbones_per_record}"
         )
         require(
@@ -131,6 +143,12 @@ class ModelConfig:
     def gates_learn(self) -> bool:
         """Whether the model has several experts and a learnt gate over them."""
         return len(self.expert_names) > 1 and (self.gate or self.mixture != "ecg_moe")
+
+    @property
+    def late_share(self) -> float:
+        """What the late backbones' own heads have of each prediction."""
+        weight = len(self.late_backbones) * self.late_weight
+        return weight / (1 + weight)
 
     @property
     def expert_names(self) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ class Output:
 
     Attributes:
         predictions: by task: (B,) in standardised units for regression, (B,) logits for binary, (B, classes) logits; the mean
-            of the opinions.
+            of the opinions, in which each late backbone's counts `ModelConfig.late_weight`.
         opinions: the same of the heads on the fused features, and of each late backbone's own; each has the losses.
         routing: gate and fusion weights.
         contrast: the projected F_m and the projected mean of F_periodic, each (B, D), for InfoNCE; None in a model
@@ -232,7 +232,7 @@ class ECGMoE(nn.Module):
         if self.contrast and F_m is not None and F_periodic is not None and only is None:
             contrast = self.contrast_m(F_m.flatten(1)), self.contrast_p(F_periodic.mean(1))
         return Output(
-            predictions={task.name: torch.stack([each[task.name] for each in opinions]).mean(0) for task in tasks},
+            predictions={task.name: self._mean([each[task.name] for each in opinions]) for task in tasks},
             opinions=tuple(opinions),
             routing=Routing(experts=g, paths=alpha, backbones=alpha_k, beats=attention, preference=preference),
             contrast=contrast,
@@ -348,6 +348,14 @@ class ECGMoE(nn.Module):
             start = (median - self.target_mean["rr"]) / self.target_std["rr"]
             prediction = prediction + torch.where(median > 0, start, 0.0)
         return prediction
+
+    def _mean(self, opinions: Sequence[Tensor]) -> Tensor:
+        """What is predicted of one task, from the opinion on the fused features and those of the late backbones."""
+        fused, *late = opinions
+        if not late:
+            return fused
+        share = self.config.late_share
+        return (1 - share) * fused + share * torch.stack(late).mean(0)
 
     def _standardised(self, name: str, values: Tensor) -> Tensor:
         # Bounded, so that one electrode fault of 10 mV does not saturate every gate.

@@ -36,7 +36,11 @@ def test_without_epochs_there_is_none_whatever_is_named() -> None:
     assert none == PretrainingConfig()
     # And so it stands in nobody's way.
     config(pretraining=none, start_from="runs/first/model")
-    config(pretraining=none, backbones=tiny().backbones[:-1], model=replace(tiny().model, late_backbones=()))
+    config(
+        pretraining=none,
+        backbones=tiny().backbones[:-1],
+        model=replace(tiny().model, late_backbones=(), late_weight=1.0),
+    )
 
 
 @pytest.mark.parametrize("name", ["moment", "unknown"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,12 +17,14 @@ from model_examples import TASKS, batch, model, statistics
 LATE = ModelConfig(width=16, lora_rank=2, dropout=0.0, late_backbones=("probe", "stored"))
 
 
-def test_a_prediction_is_the_mean_of_the_opinions() -> None:
-    output = model(config=LATE)(batch())
+@pytest.mark.parametrize(("weight", "shares"), [(1.0, (1 / 3, 1 / 3, 1 / 3)), (2.0, (0.2, 0.4, 0.4))])
+def test_a_prediction_is_the_mean_of_the_opinions(weight: float, shares: tuple[float, ...]) -> None:
+    output = model(config=replace(LATE, late_weight=weight))(batch())
     assert len(output.opinions) == 3
     for task in TASKS:
         opinions = [each[task.name] for each in output.opinions]
-        torch.testing.assert_close(output.predictions[task.name], sum(opinions) / 3)
+        weighed = sum(share * each for share, each in zip(shares, opinions, strict=True))
+        torch.testing.assert_close(output.predictions[task.name], weighed)
         assert not torch.equal(opinions[0], opinions[1])
 
 
@@ -63,6 +66,12 @@ def test_some_tasks_alone_are_those_of_all() -> None:
         ({"paths": "periodic"}, "late_backbones probe: the periodic path alone has no backbone"),
         ({"paths": "multi_model", "mixture": "concat"}, "the heads of mixture 'concat' read the backbones anyway"),
         ({"late_backbones": ("probe", "probe")}, "late_backbones: one is named twice"),
+        ({"late_weight": 0.0}, r"late_weight must be above 0, got 0.0 \(no late_backbones leaves"),
+        ({"late_weight": math.nan}, "late_weight must be above 0, got nan"),
+        (
+            {"late_backbones": (), "late_weight": 3.0},
+            "late_weight 3 without late_backbones weighs nothing: leave it at 1",
+        ),
     ],
 )
 def test_late_backbones_that_cannot_be_are_refused(options: dict[str, object], message: str) -> None:
@@ -86,3 +95,4 @@ def test_variants_keep_late_backbones_where_they_can(preset: str, name: str) -> 
     found = variant(name, config)
     kept = name in ("no_periodic_path", "moe")
     assert found.model.late_backbones == (config.model.late_backbones if kept else ())
+    assert found.model.late_weight == (config.model.late_weight if kept else 1.0)
