@@ -14,6 +14,7 @@ import torch
 from distributed import run_distributed
 from ecgmoe.backbones.config import BackboneConfig
 from ecgmoe.config import RunConfig
+from ecgmoe.evaluation.bootstrap import LIMITS_SD
 from ecgmoe.model.config import LossConfig, ModelConfig
 from ecgmoe.training.config import TrainingConfig
 from prepared_examples import simulated_and_prepared
@@ -142,8 +143,10 @@ def test_another_layout_goes_on_with_the_same_training(grid: Grid, source: Layou
 def test_validation_does_not_depend_on_the_number_of_workers(grid: Grid) -> None:
     """With the same weights, but other records in a pass: matrix products of fewer rows may round in another order, and all
     metrics are smooth in that, or do not change at all (a rank, a class). An error of some ms is the difference of two
-    numbers of nearly 1000 ms, and these are what fp32 rounds."""
+    numbers of nearly 1000 ms, and these are what fp32 rounds. Errors that are off by so much each move their mean, and their
+    standard deviation, by as much at most, and a limit of agreement by 1 + 1.96 times that."""
     rounding = {"rr": float(np.spacing(np.float32(1000))), "age": float(np.spacing(np.float32(100)))}
+    widened = dict.fromkeys(("loa_low", "loa_high"), 1 + LIMITS_SD)
     one, *others = (grid.found[layout][0]["metrics"] for layout in ((1, 0), (2, 1), (4, 0)))
     assert set(one) >= {"rr", "age", "sex"}
     for other in others:
@@ -151,7 +154,8 @@ def test_validation_does_not_depend_on_the_number_of_workers(grid: Grid) -> None
         for task, metrics in one.items():
             assert other[task].keys() == metrics.keys()
             for name, value in metrics.items():
-                assert other[task][name] == pytest.approx(value, rel=1e-6, abs=rounding.get(task, 0)), (task, name)
+                bound = rounding.get(task, 0) * widened.get(name, 1)
+                assert other[task][name] == pytest.approx(value, rel=1e-6, abs=bound), (task, name)
 
 
 @pytest.mark.long
