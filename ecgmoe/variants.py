@@ -38,9 +38,8 @@ def with_backbones(config: RunConfig, backbones: tuple[BackboneConfig, ...], **c
 
 
 def _periodic_path_alone(config: RunConfig) -> RunConfig:
-    without = _without_contrast(_without_cost(config))
-    model = replace(config.model, paths="periodic", late_backbones=(), late_weight=1.0, backbones_per_record=0)
-    return with_backbones(without, (), model=model)
+    without = _without_late_heads(_without_contrast(_without_cost(config)))
+    return with_backbones(without, (), model=replace(without.model, paths="periodic", backbones_per_record=0))
 
 
 def _without_balance(config: RunConfig) -> RunConfig:

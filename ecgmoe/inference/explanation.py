@@ -18,8 +18,8 @@ from ecgmoe.inference.predictor import Predictor
 from ecgmoe.inference.record_table import batch_of
 from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.config import ModelConfig
-from ecgmoe.model.ecg_moe import Routing
 from ecgmoe.model.frontend import cut_beats
+from ecgmoe.model.output import Routing
 from ecgmoe.tasks import Task
 
 Floats = npt.NDArray[np.floating]

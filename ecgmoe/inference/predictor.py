@@ -12,9 +12,9 @@ from ecgmoe.config_tools import from_dict
 from ecgmoe.evaluation.calibration import Calibration
 from ecgmoe.filesystem import temporary_folder
 from ecgmoe.model.batch import ECGBatch
-from ecgmoe.model.ecg_moe import Output
 from ecgmoe.model.files import CALIBRATION, CONFIG, WEIGHTS
 from ecgmoe.model.folder import ModelFolderError, load_model
+from ecgmoe.model.output import Output
 from ecgmoe.pipeline.store import Store
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.config import LossConfig
-from ecgmoe.model.ecg_moe import Output
+from ecgmoe.model.output import Output
 from ecgmoe.model.statistics import TrainingStatistics
 from ecgmoe.tasks import Task
 

@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ecgmoe.model.config import LossConfig
-from ecgmoe.model.ecg_moe import Output
 from ecgmoe.model.losses import info_nce_sum, load_imbalance
+from ecgmoe.model.output import Output
 from ecgmoe.training.collectives import gather_rows
 from ecgmoe.training.plan import GlobalBatch
 

@@ -12,10 +12,11 @@ from ecgmoe.backbones.signal import to_millivolt
 from ecgmoe.ecg.record import MISSING
 from ecgmoe.model.batch import ECGBatch
 from ecgmoe.model.config import ModelConfig
-from ecgmoe.model.ecg_moe import ECGMoE, Output, fuse
+from ecgmoe.model.ecg_moe import ECGMoE, fuse
 from ecgmoe.model.frontend import cut_beats
 from ecgmoe.model.gating import ExpertGate
 from ecgmoe.model.losses import info_nce_sum, task_losses
+from ecgmoe.model.output import Output
 from model_examples import TASKS, batch, model, statistics
 
 
