@@ -29,6 +29,8 @@ class Options:
         folds: each patient is tested in one of them.
         seeds: of the trainings; each trains all folds anew.
         at_once: trainings side by side; by default as many as there is room for with their workers.
+        earlier: folders `results` of other cross-validations of this kind, on whatever machine: what they have is not trained
+            again.
         config: of ECG-MoE; training.seed is each of `seeds`.
     """
 
@@ -39,6 +41,7 @@ class Options:
     folds: int = 5
     seeds: tuple[int, ...] = (0, 1, 2)
     at_once: int | None = None
+    earlier: tuple[str, ...] = ()
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
 
 
@@ -57,6 +60,7 @@ def main(argv: list[str]) -> None:
         folds=options.folds,
         seeds=options.seeds,
         at_once=options.at_once,
+        earlier=options.earlier,
     )
 
 

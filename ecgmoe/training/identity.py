@@ -6,6 +6,7 @@ import contextlib
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,17 +67,27 @@ def refuse_other_run(run: Store, identity: dict[str, Any]) -> list[str]:
     """
     if not run.exists("config.json"):
         return []
-    stored = run.read_json("config.json")
-    stored.pop("code", None)
-    # Options that came after the run have their defaults.
-    stored["config"] = to_dict(from_dict(configuration.RunConfig, stored["config"]))
-    differing = differing_keys(stored, identity)
-    changed = [line for line in differing if line.partition(":")[0] in {f"config.training.{name}" for name in LAYOUT}]
-    if other := [line for line in differing if line not in changed]:
+    changed, other = compare_identities(run.read_json("config.json"), identity)
+    if other:
         raise ValueError(
             f"the run {run.root} has another configuration ({'; '.join(other)}): choose another --run, or the old values"
         )
     return changed
+
+
+def compare_identities(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """How two identities with a key "config", a `RunConfig` as plain values, differ; the code of the stored one does not count.
+
+    Returns:
+        The options of `LAYOUT` that differ, and everything else that does, as "key: old -> new".
+    """
+    whole = {key: value for key, value in stored.items() if key != "code"}
+    # Options that came after it have their defaults.
+    whole["config"] = to_dict(from_dict(configuration.RunConfig, stored["config"]))
+    differing = differing_keys(whole, identity)
+    layout = {f"config.training.{name}" for name in LAYOUT}
+    changed = [line for line in differing if line.partition(":")[0] in layout]
+    return changed, [line for line in differing if line not in changed]
 
 
 def code_revision() -> dict[str, str]:

@@ -219,13 +219,22 @@ def _finished(plan: Plan, cell: Cell, features: dict[str, str]) -> bool:
     return run.exists(plan.predictions)
 
 
-def pooled(plan: Plan, cells: Sequence[Cell]) -> pa.Table:
-    """Predictions of these cells with columns seed and fold (-1 for none), ordered by seed and study."""
+def pooled(plan: Plan, cells: Sequence[Cell], elsewhere: Mapping[Cell, pa.Table] | None = None) -> pa.Table:
+    """Predictions of these cells with columns seed and fold (-1 for none), ordered by seed and study.
+
+    Args:
+        plan: of the table.
+        cells: finished ones.
+        elsewhere: predictions of cells that have no run here.
+    """
     tables = []
     for cell in cells:
-        with (plan.store / cell.run).parquet(plan.predictions) as file:
-            table = file.read()
+        table = (elsewhere or {}).get(cell)
+        if table is None:
+            with (plan.store / cell.run).parquet(plan.predictions) as file:
+                table = file.read()
         for column, value in ((SEED, cell.seed), (FOLD, -1 if cell.fold is None else cell.fold)):
             table = table.append_column(column, pa.array(np.full(len(table), value, dtype=np.int32)))
         tables.append(table)
-    return pa.concat_tables(tables).sort_by([(SEED, "ascending"), ("study_id", "ascending")])
+    # Those of elsewhere are without the routing.
+    return pa.concat_tables(tables, promote_options="default").sort_by([(SEED, "ascending"), ("study_id", "ascending")])

@@ -29,6 +29,7 @@ from ecgmoe.tasks import Task
 from ecgmoe.training.identity import check_name
 from ecgmoe.training.start import with_whole_path
 from ecgmoe.tuning.cells import FOLD, Cell, Plan, compute_cells, pooled
+from ecgmoe.tuning.results import Results, identity_of, read_results, with_own, write_results
 from ecgmoe.tuning.table_figures import constants_of
 from ecgmoe.variants import variant
 
@@ -45,6 +46,7 @@ def cross_validate(
     folds: int = 5,
     seeds: Sequence[int] = (0,),
     at_once: int | None = None,
+    earlier: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train every cell and compare the first variant with the others, the linear baseline and the constant.
 
@@ -57,6 +59,8 @@ def cross_validate(
         folds: each patient is tested in one of them.
         seeds: of the trainings; each trains all folds anew.
         at_once: trainings side by side; None takes as many as there is room for.
+        earlier: folders `results` of other cross-validations of this kind, on whatever machine: what they have is not trained
+            again.
 
     Returns:
         The content of metrics.json, as of a report of one run.
@@ -72,17 +76,28 @@ def cross_validate(
     store = Store(storage) / name
     roots = write_folds(data, store.path("folds"), folds=folds)
     cells = [Cell(variant=v, fold=f, seed=s) for v in variants for s in seeds for f in range(folds)]
-    plan = Plan(configs=configs, folders=dict(enumerate(roots)), split="test", store=store)
-    failed = compute_cells(plan, cells, wanted_at_once=at_once)
+    tasks, prepared = config.task_table(), PreparedData(data)
+    identities = {each: identity_of(of, prepared, folds, tasks) for each, of in configs.items()}
+    known = read_results(earlier, identities, prepared, [PreparedData(root) for root in roots], tasks)
+    left = [cell for cell in cells if cell not in known.tables]
+    plan = Plan(
+        configs={each: configs[each] for each in dict.fromkeys(cell.variant for cell in left)},
+        folders=dict(enumerate(roots)),
+        split="test",
+        store=store,
+    )
+    failed = compute_cells(plan, left, wanted_at_once=at_once) if left else {}
     if failed:
         reasons = "; ".join(f"{cell.run}: {why}" for cell, why in failed.items())
         raise ValueError(f"{len(failed)} of {len(cells)} trainings failed, call again once that is mended: {reasons}")
-    tables = {each: pooled(plan, [cell for cell in cells if cell.variant == each]) for each in variants}
-    tasks = config.task_table()
-    metrics = _compare(tables, PreparedData(data), roots, tasks)
+    tables = {each: pooled(plan, [cell for cell in cells if cell.variant == each], known.tables) for each in variants}
+    metrics = _compare(tables, prepared, roots, tasks)
     title = f"{name}: {variants[0]}, {folds} folds by patient, seeds {', '.join(map(str, seeds))}"
-    backbones = (store / cells[0].run).read_json("model/config.json")["backbones"]
-    remarks = notes(config, PreparedData(data).manifest, metrics, backbones)
+    found = with_own(known, store, left)
+    remarks = [
+        *notes(config, prepared.manifest, metrics, found.backbones[variants[0]]),
+        _origin(found, cells, left, earlier),
+    ]
     files = report_files(metrics, title, remarks)
     files["differences.md"] = difference_table(metrics, variants[0])
     several = [task for task in tasks if task.kind == "multiclass" and task.name in metrics["tasks"]]
@@ -92,12 +107,20 @@ def cross_validate(
     for each, table in tables.items():
         with store.writing(f"predictions/{each}.parquet") as file:
             pq.write_table(table, file, compression="zstd")
+        write_results(store, each, table, tasks, identities[each], found)
     print(
         f"\n{text_table(metrics, title, remarks)}\n\n{files['differences.md']}\n{files['classes.md']}\n"
         f"report {store.path('report')}",
         flush=True,
     )
     return metrics
+
+
+def _origin(found: Results, cells: Sequence[Cell], left: Sequence[Cell], earlier: Sequence[str]) -> str:
+    """What code trained these cells, and where."""
+    revisions = ", ".join(sorted({found.revisions[cell] for cell in cells}))
+    taken = f", {len(cells) - len(left)} of them taken from {', '.join(earlier)}" if len(left) < len(cells) else ""
+    return f"{len(cells)} trainings at {revisions}{taken}."
 
 
 def _compare(

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ecgmoe.config import RunConfig
-from ecgmoe.config_tools import differing_keys, from_dict, to_dict
+from ecgmoe.config_tools import to_dict
 from ecgmoe.pipeline.store import Store
 from ecgmoe.training import tracking
-from ecgmoe.training.identity import LAYOUT, code_revision
+from ecgmoe.training.identity import code_revision, compare_identities
 from ecgmoe.training.tracking import ParentRun
 
 PARENT = "mlflow.json"
@@ -27,12 +27,7 @@ def claim(store: Store, file: str, identity: dict[str, Any]) -> None:
         ValueError: it stands for something else; the message names the keys that differ.
     """
     if store.exists(file):
-        stored = store.read_json(file)
-        stored.pop("code", None)
-        # Options that came after it have their defaults.
-        stored["config"] = to_dict(from_dict(RunConfig, stored["config"]))
-        may = {f"config.training.{name}" for name in LAYOUT}
-        other = [line for line in differing_keys(stored, identity) if line.partition(":")[0] not in may]
+        _, other = compare_identities(store.read_json(file), identity)
         if other:
             raise ValueError(f"{store.root} is of another kind ({'; '.join(other)}): choose another --name")
         return

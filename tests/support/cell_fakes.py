@@ -18,6 +18,7 @@ from ecgmoe.pipeline.store import Store
 from ecgmoe.tasks import task_table
 from ecgmoe.training import tracking
 from ecgmoe.training.alone import can_be_alone
+from ecgmoe.training.identity import run_identity
 from ecgmoe.tuning import ablation, cells
 from ecgmoe.tuning.table_figures import RATE
 from ecgmoe.tuning.trials import Ended
@@ -26,6 +27,7 @@ from prepared_examples import map_here
 TASKS = task_table()
 NOISE = {"ecg_moe": 5.0, "residual_network": 15.0}
 """Years by which a variant misses an age."""
+REVISION = "0ddba11"
 
 
 class Fakes:
@@ -82,6 +84,9 @@ class Fakes:
         self.trained.append((name, config.training.seed, data.rsplit("/", 1)[1]))
         backbones = [{"name": each.name, "provenance": None} for each in config.backbones]
         run = Store(f"{storage}/{name}")
+        run.write_json(
+            "config.json", {**run_identity(config, PreparedData(data, features)), "code": {"revision": REVISION}}
+        )
         run.write_json("model/config.json", {"backbones": backbones})
         if parent:
             with run.writing("model/model.safetensors") as file:
