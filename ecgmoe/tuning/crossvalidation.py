@@ -29,7 +29,7 @@ from ecgmoe.tasks import Task
 from ecgmoe.training.identity import check_name
 from ecgmoe.training.start import with_whole_path
 from ecgmoe.tuning.cells import FOLD, Cell, Plan, compute_cells, pooled
-from ecgmoe.tuning.results import Results, identity_of, read_results, with_own, write_results
+from ecgmoe.tuning.results import Results, identities_of, read_results, with_own, write_results
 from ecgmoe.tuning.table_figures import constants_of
 from ecgmoe.variants import variant
 
@@ -77,7 +77,7 @@ def cross_validate(
     roots = write_folds(data, store.path("folds"), folds=folds)
     cells = [Cell(variant=v, fold=f, seed=s) for v in variants for s in seeds for f in range(folds)]
     tasks, prepared = config.task_table(), PreparedData(data)
-    identities = {each: identity_of(of, prepared, folds, tasks) for each, of in configs.items()}
+    identities = identities_of(configs, prepared, folds, tasks)
     known = read_results(earlier, identities, prepared, [PreparedData(root) for root in roots], tasks)
     left = [cell for cell in cells if cell not in known.tables]
     plan = Plan(

@@ -47,17 +47,23 @@ class Results:
     backbones: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
-def identity_of(config: RunConfig, data: PreparedData, folds: int, tasks: Sequence[Task]) -> dict[str, Any]:
-    """What results stand for, wherever the data lie and whatever the seed: two of these that differ do not belong together."""
-    columns = [*dict.fromkeys(["study_id", "patient_id", *(task.label for task in tasks)])]
-    labels = data.labels().select(columns).sort_by("study_id")
+def identities_of(
+    configs: Mapping[str, RunConfig], data: PreparedData, folds: int, tasks: Sequence[Task]
+) -> dict[str, dict[str, Any]]:
+    """What results of each variant stand for, wherever the data lie and whatever the seed.
+
+    Those whose identities differ do not belong together.
+    """
+    columns = list(dict.fromkeys(["study_id", "patient_id", *(task.label for task in tasks)]))
+    about = {
+        **{key: data.manifest[key] for key in ("dataset", "records_key")},
+        # Not the digest of the file: another version of pyarrow writes the same labels otherwise.
+        "labels": digest_of(data.labels().select(columns).sort_by("study_id").to_pydict()),
+        "folds": folds,
+    }
     return {
-        "config": to_dict(replace(config, training=replace(config.training, seed=0))),
-        "data": {
-            **{key: data.manifest[key] for key in ("dataset", "records_key")},
-            "labels": digest_of(labels.to_pydict()),
-            "folds": folds,
-        },
+        name: {"config": to_dict(replace(config, training=replace(config.training, seed=0))), "data": about}
+        for name, config in configs.items()
     }
 
 
@@ -71,7 +77,7 @@ def write_results(
         variant: that was trained.
         table: its predictions, with columns seed and fold.
         tasks: of the model.
-        about: as `identity_of` gives it.
+        about: as `identities_of` gives it for this variant.
         found: revisions of its cells, and its backbones.
     """
     revisions = {cell.run: revision for cell, revision in found.revisions.items() if cell.variant == variant}
@@ -92,7 +98,7 @@ def read_results(
 
     Args:
         folders: each with a file for some of the variants.
-        identities: by variant, as `identity_of` gives them; files of other variants are left.
+        identities: as `identities_of` gives them; files of other variants are left.
         data: prepared folder, whose labels are joined.
         folds: of it, whose test splits these predictions must be of.
         tasks: of the model.
