@@ -15,9 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cell_fakes import REVISION, Fakes
+from ecgmoe.config import PRESETS
+from ecgmoe.config_tools import to_dict
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import StorageError
+from ecgmoe.training.identity import compare_identities
 from ecgmoe.tuning.crossvalidation import cross_validate
+from ecgmoe.variants import variant
 from finished_runs import CONFIG
 from prepared_examples import simulated_and_prepared
 
@@ -72,9 +76,9 @@ def test_what_was_computed_and_taken_goes_on_to_a_third(data: Path, tmp_path: Pa
 def test_variants_of_two_machines(data: Path, tmp_path: Path, fakes: Fakes) -> None:
     whole = compare(data, tmp_path / "whole")
     folders = []
-    for variant in VARIANTS:
-        compare(data, tmp_path / variant, variants=(variant,))
-        folders.append(str(results_of(tmp_path / variant)))
+    for name in VARIANTS:
+        compare(data, tmp_path / name, variants=(name,))
+        folders.append(str(results_of(tmp_path / name)))
     fakes.trained.clear()
     assert compare(data, tmp_path / "both", earlier=folders) == whole
     assert not fakes.trained
@@ -149,6 +153,21 @@ def test_records_of_another_fold_are_refused(data: Path, tmp_path: Path, fakes: 
     change(file, lambda table: table.filter(pa.array(np.arange(len(table)) != 5)))
     with pytest.raises(ValueError, match=r"ecg_moe.parquet has other records in fold \d than the folds of this data"):
         compare(data, tmp_path / "second", earlier=(str(file.parent),))
+
+
+PUBLISHED = Path(__file__).parents[3] / "docs" / "crossvalidation"
+
+
+@pytest.mark.parametrize("file", sorted(PUBLISHED.glob("*.parquet")), ids=lambda file: file.stem)
+def test_published_predictions_are_of_the_preset_that_their_command_names(file: Path) -> None:
+    """Where the preset changes, docs/crossvalidation/README.md has to name the options that give what it was."""
+    about = json.loads(pq.read_schema(file).metadata[b"ecgmoe"])
+    now = {**about, "config": to_dict(variant(file.stem, PRESETS["tiny"]()))}
+    assert compare_identities(about, now)[1] == []
+
+
+def test_predictions_are_published() -> None:
+    assert len(list(PUBLISHED.glob("*.parquet"))) >= 7
 
 
 def test_the_same_training_twice_is_refused(data: Path, tmp_path: Path, fakes: Fakes) -> None:
