@@ -103,25 +103,29 @@ def compute_cells(
     Raises:
         ValueError: a cell's name is taken by another configuration, or data or layout do not fit.
     """
-    for config in plan.configs.values():
+    if not cells:
+        return {}
+    # Of a variant that has no cell to compute nothing is checked or embedded.
+    configs = {name: plan.configs[name] for name in dict.fromkeys(cell.variant for cell in cells)}
+    for config in configs.values():
         for folder in plan.folders.values():
             check_labels(PreparedData(folder), config)
-    for name, config in plan.configs.items():
+    for name, config in configs.items():
         # A cell may train on any node, and reads it there.
         refuse_local(start_from=config.start_from)
         # What has begun has its own copy of the model that it started from.
         if not any((plan.store / cell.run).exists("config.json") for cell in cells if cell.variant == name):
             check_start(config)
     # Folds share their features, so that one of them stands for all.
-    features = embedded(plan.configs, next(iter(plan.folders.values())))
+    features = embedded(configs, next(iter(plan.folders.values())))
     left = [cell for cell in cells if not _finished(plan, cell, features[cell.variant])]
     if done := len(cells) - len(left):
         print(f"{done} of {len(cells)} cells are finished", flush=True)
     if not left:
         return {}
-    together = min(at_once(each.training, wanted_at_once) for each in plan.configs.values())
+    together = min(at_once(each.training, wanted_at_once) for each in configs.values())
     failures: dict[Cell, str] = {}
-    for again in reversed(range(1 + max(each.training.max_failures for each in plan.configs.values()))):
+    for again in reversed(range(1 + max(each.training.max_failures for each in configs.values()))):
         ended = _run(plan, left, features, together, parent)
         failures |= {cell: each.failure for cell, each in ended.items() if each.failure}
         left = [cell for cell, each in ended.items() if each.lost]

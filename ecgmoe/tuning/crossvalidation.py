@@ -80,13 +80,8 @@ def cross_validate(
     identities = identities_of(configs, prepared, folds, tasks)
     known = read_results(earlier, identities, prepared, [PreparedData(root) for root in roots], tasks)
     left = [cell for cell in cells if cell not in known.tables]
-    plan = Plan(
-        configs={each: configs[each] for each in dict.fromkeys(cell.variant for cell in left)},
-        folders=dict(enumerate(roots)),
-        split="test",
-        store=store,
-    )
-    failed = compute_cells(plan, left, wanted_at_once=at_once) if left else {}
+    plan = Plan(configs=configs, folders=dict(enumerate(roots)), split="test", store=store)
+    failed = compute_cells(plan, left, wanted_at_once=at_once)
     if failed:
         reasons = "; ".join(f"{cell.run}: {why}" for cell, why in failed.items())
         raise ValueError(f"{len(failed)} of {len(cells)} trainings failed, call again once that is mended: {reasons}")

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecgmoe.config import RunConfig
 from ecgmoe.config_tools import require, to_dict
 from ecgmoe.evaluation.columns import ARRHYTHMIA_PROBABILITIES, DETECTED_RR, PREDICTION
 from ecgmoe.evaluation.predictions import prediction_table
+from ecgmoe.inference.predict_split import wanted_labels
 from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import Store, digest_of
 from ecgmoe.tasks import Task
@@ -111,7 +113,8 @@ def read_results(
             is not finite, or two have the same cell.
         StorageError: a file is torn.
     """
-    labels, tested, found = data.labels(), [_tested(fold) for fold in folds], Results()
+    labels, found = data.labels(), Results()
+    tested = [sorted(wanted_labels(fold, "test")["study_id"].to_pylist()) for fold in folds] if folders else []
     for folder in folders:
         store = Store(folder)
         names = [variant for variant in identities if store.exists(f"{variant}.parquet")]
@@ -174,16 +177,8 @@ def _cells(variant: str, table: pa.Table) -> list[tuple[Cell, pa.Table]]:
     ]
 
 
-def _tested(fold: PreparedData) -> list[int]:
-    labels = fold.labels()
-    own = labels.filter(pa.array(np.array(labels["split"].to_pylist()) == "test"))["study_id"]
-    studies: list[int] = sorted(own.to_pylist())
-    return studies
-
-
 def _with_labels(rows: pa.Table, labels: pa.Table, tasks: Sequence[Task], path: str) -> pa.Table:
-    place = {study: row for row, study in enumerate(labels["study_id"].to_pylist())}
-    own = labels.take(pa.array([place[study] for study in rows["study_id"].to_pylist()]))
+    own = labels.take(pc.index_in(rows["study_id"], value_set=labels["study_id"].combine_chunks()))
     values = {}
     for task in tasks:
         column = rows[_column(task)].to_numpy()

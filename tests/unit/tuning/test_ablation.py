@@ -19,19 +19,8 @@ from ecgmoe.tuning.table_report import latex, paper_rows
 from ecgmoe.tuning.tables import Table, tables_of
 from ecgmoe.variants import variant
 from finished_runs import CONFIG
-from prepared_examples import simulated_and_prepared
 
 BOTH = Table(name="ablations", title="Both", variants=("residual_network", "ecg_moe"), reference="ecg_moe")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return simulated_and_prepared(tmp_path_factory.mktemp("ablation"), patients=90, studies=150)
-
-
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    return Fakes(monkeypatch)
 
 
 def tables(data: Path, storage: Path, *, seeds: tuple[int, ...] = (0, 7), **protocol: Any) -> dict[str, Any]:

@@ -20,17 +20,6 @@ from ecgmoe.tuning import cells
 from ecgmoe.tuning.crossvalidation import cross_validate
 from finished_runs import CONFIG
 from model_examples import saved_model
-from prepared_examples import simulated_and_prepared
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return simulated_and_prepared(tmp_path_factory.mktemp("crossvalidation"), patients=90, studies=150)
-
-
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    return Fakes(monkeypatch)
 
 
 def compare(data: Path, storage: Path, **changes: Any) -> dict[str, Any]:

@@ -21,21 +21,12 @@ from ecgmoe.pipeline.prepared import PreparedData
 from ecgmoe.pipeline.store import StorageError
 from ecgmoe.training.identity import compare_identities
 from ecgmoe.tuning.crossvalidation import cross_validate
+from ecgmoe.tuning.results import ABOUT
 from ecgmoe.variants import variant
 from finished_runs import CONFIG
-from prepared_examples import simulated_and_prepared
 
+PUBLISHED = Path(__file__).parents[3] / "docs" / "crossvalidation"
 VARIANTS = ("ecg_moe", "residual_network")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return simulated_and_prepared(tmp_path_factory.mktemp("results"), patients=90, studies=150)
-
-
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    return Fakes(monkeypatch)
 
 
 def compare(data: Path, storage: Path, **changes: Any) -> dict[str, Any]:
@@ -155,13 +146,10 @@ def test_records_of_another_fold_are_refused(data: Path, tmp_path: Path, fakes: 
         compare(data, tmp_path / "second", earlier=(str(file.parent),))
 
 
-PUBLISHED = Path(__file__).parents[3] / "docs" / "crossvalidation"
-
-
 @pytest.mark.parametrize("file", sorted(PUBLISHED.glob("*.parquet")), ids=lambda file: file.stem)
 def test_published_predictions_are_of_the_preset_that_their_command_names(file: Path) -> None:
     """Where the preset changes, docs/crossvalidation/README.md has to name the options that give what it was."""
-    about = json.loads(pq.read_schema(file).metadata[b"ecgmoe"])
+    about = json.loads(pq.read_schema(file).metadata[ABOUT])
     now = {**about, "config": to_dict(variant(file.stem, PRESETS["tiny"]()))}
     assert compare_identities(about, now)[1] == []
 
